@@ -1,0 +1,77 @@
+"""Mappings (JSON, ConfigDict) → frozen dataclasses, strictly: every field is known, typed and given. No jax here."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A configuration value that cannot be used; the message names the field, the value and what is allowed."""
+
+
+def build(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
+    """Builds the dataclass `cls` from a mapping, recursively.
+
+    Args:
+        cls: a dataclass.
+        values: field name → value; nested dataclasses take nested mappings.
+        where: prefix for error messages, for example a file name.
+
+    Raises:
+        ConfigError: an unknown or missing field, or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    place = f"{where}." if where else ""
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ConfigError(f"{place}{unknown[0]}: unknown field of {cls.__name__}; known: {', '.join(fields)}")
+    required = [n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    missing = [n for n in required if n not in values]
+    if missing:
+        raise ConfigError(f"{place}{missing[0]}: missing, {cls.__name__} needs {', '.join(missing)}")
+    return cls(**{name: _coerce(hints[name], value, f"{place}{name}") for name, value in values.items()})
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (inner,) = [a for a in args if a is not type(None)]
+        return _coerce(inner, value, where)
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):
+            return value
+        if isinstance(value, Mapping):
+            return build(hint, value, where=where)
+    elif origin is typing.Literal:
+        if value in args:
+            return value
+        raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}")
+    elif origin is tuple:
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return tuple(_coerce(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r} ({type(value).__name__})")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The dataclass as plain JSON types; `build(type(config), to_dict(config)) == config`."""
+    plain = dataclasses.asdict(config)
+
+    def lists(x: Any) -> Any:
+        if isinstance(x, dict):
+            return {k: lists(v) for k, v in x.items()}
+        return [lists(v) for v in x] if isinstance(x, (list, tuple)) else x
+
+    return lists(plain)

@@ -1,0 +1,1 @@
+"""Small building blocks with no idea of Crab."""

@@ -1,0 +1,36 @@
+"""Installs the libraries `crab_jax` and `data_pipelines` and the command `crab`."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="crab_jax",
+    version="0.1.0",
+    description="Crab in JAX: one model that hears and sees at once, and says what, when, where, and which pixels",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["crab_jax", "crab_jax.*", "data_pipelines", "data_pipelines.*"]),
+    package_data={"crab_jax": ["**/*.json", "**/*.npz", "**/*.model"]},
+    install_requires=[
+        "jax>=0.6,<0.13",
+        "flax>=0.10.6,<0.13",
+        "orbax-checkpoint>=0.11.10,<0.13",
+        "ml_collections>=1.0,<2",
+        "ml_dtypes>=0.5",
+        "numpy>=1.26",
+        "einops>=0.8,<1",
+        "librosa>=0.10.2,<0.12",
+        "soundfile>=0.12",
+        "av>=12,<19",
+        "pillow>=10.3",
+        "sentencepiece>=0.2,<0.3",
+        "safetensors>=0.4.3",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.6,<0.13"],
+        "cuda": ["jax[cuda12]>=0.6,<0.13"],
+        # torch and transformers are second implementations to compare with; nothing imports them outside tests.
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "torch>=2.2", "transformers>=4.40"],
+    },
+    entry_points={"console_scripts": ["crab=crab_jax.cli:main"]},
+)
