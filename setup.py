@@ -30,7 +30,14 @@ setup(
         "tpu": ["jax[tpu]>=0.6,<0.13"],
         "cuda": ["jax[cuda12]>=0.6,<0.13"],
         # torch and transformers are second implementations to compare with; nothing imports them outside tests.
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "torch>=2.2", "transformers>=4.40"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
+            "ruff>=0.6",
+            "torch>=2.2",
+            "transformers>=4.40",
+        ],
     },
     entry_points={"console_scripts": ["crab=crab_jax.cli:main"]},
 )

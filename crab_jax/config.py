@@ -32,7 +32,9 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise ConfigError(f"{place}{unknown[0]}: unknown field of {cls.__name__}; known: {', '.join(fields)}")
-    required = [n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    required = [
+        n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
     missing = [n for n in required if n not in values]
     if missing:
         raise ConfigError(f"{place}{missing[0]}: missing, {cls.__name__} needs {', '.join(missing)}")

@@ -9,11 +9,13 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))  # so that tests can import `goldens`
 
-import goldens  # noqa: E402
+import goldens
 
 
 def pytest_addoption(parser):
-    parser.addoption("--goldens", metavar="DIR", help="recorded cases of the reference (a folder holding c01*.json … c09*.json)")
+    parser.addoption(
+        "--goldens", metavar="DIR", help="recorded cases of the reference (a folder holding c01*.json … c09*.json)"
+    )
     parser.addoption("--examples", metavar="DIR", help="real media that some recorded cases were made from")
 
 
@@ -44,7 +46,11 @@ def case(request):
 def examples(request):
     """The folder with the media of the recorded cases."""
     given = request.config.getoption("--examples")
-    folder = pathlib.Path(given) if given else pathlib.Path(request.config.getoption("--goldens") or "/nowhere") / ".." / "examples"
+    folder = (
+        pathlib.Path(given)
+        if given
+        else pathlib.Path(request.config.getoption("--goldens") or "/nowhere") / ".." / "examples"
+    )
     if not folder.is_dir():
         pytest.skip("media of the recorded cases not found: pass --examples DIR")
     return folder
@@ -61,4 +67,6 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("recorded cases: worst error / tolerance")
     for name, (ratio, tensor, error, checked) in sorted(goldens.WORST.items()):
         verdict = "ok " if ratio <= 1 else "BAD"
-        terminalreporter.write_line(f"{verdict} {name:24s} {ratio:9.3g} of tolerance (max |error| {error:.3g}) in {tensor}; {checked} tensors")
+        terminalreporter.write_line(
+            f"{verdict} {name:24s} {ratio:9.3g} of tolerance (max |error| {error:.3g}) in {tensor}; {checked} tensors"
+        )

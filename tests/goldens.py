@@ -72,7 +72,9 @@ class Case:
                 far = np.abs(got.astype(np.int64) - want.astype(np.int64)) > tol["atol"]
                 assert not far.any(), f"{self.name}/{name}: {far.mean():.2%} further off than {tol['atol']}"
             self._note(name, different / allowed if allowed else (0.0 if different == 0 else np.inf), different)
-            assert different <= allowed, f"{self.name}/{name}: {different:.2%} of the elements differ, allowed {allowed:.2%}"
+            assert different <= allowed, (
+                f"{self.name}/{name}: {different:.2%} of the elements differ, allowed {allowed:.2%}"
+            )
             return
         want = want.astype(np.float64)
         error = np.abs(got.astype(np.float64) - want)
