@@ -46,7 +46,7 @@ class TokenIds:
 
     @classmethod
     def after(cls, base: int) -> TokenIds:
-        """The ids of the 17 added tokens behind a base vocabulary of `base` pieces, in the order of specification 7.2."""
+        """The ids of the 17 added tokens behind a base vocabulary of `base` pieces (specification 7.2)."""
         masks = tuple(range(base + 11, base + 17))
         return cls(visual=(base, base + 3), audio=base + 6, masks=masks, pad=2, eos=2)
 

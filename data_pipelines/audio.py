@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 
 import av
 import numpy as np
 import soundfile
+import soxr
 
-from data_pipelines.container import Walk, decode, open_container, pick_stream, streams_in_words
+from data_pipelines.container import Walk, decode, open_container, pick_stream, prepare, streams_in_words
 from data_pipelines.media import MIN_WHOLE, MediaError, bad, check_file, sniff
 
 RATE = 16_000  # samples per second of everything behind this module
@@ -21,15 +23,15 @@ _UNKNOWN_SIZES = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # written by programs that stream 
 
 
 def read_audio(path: str | os.PathLike[str], *, rate: int = RATE) -> np.ndarray:
-    """The sound of a file: mean over the channels, then resampled with soxr HQ.
+    """The sound of a file: mean over the channels, then resampled with soxr HQ, every bit as `librosa.load` gives it.
 
-    WAV, FLAC, Ogg, MP3, AIFF and what else libsndfile knows is read by it, as librosa does; everything else (MP4, M4A, WebM, AAC,
-    the sound track of any video) is decoded by PyAV, without resampling there, and then treated the same way. Integer samples are
-    scaled to [-1, 1), float samples are taken as they are. A sound track starts with its first sample, even where the container
-    would let it start a little after the picture.
+    WAV, FLAC, Ogg, MP3, AIFF and what else libsndfile knows is read by it, as librosa does; everything else (MP4, M4A,
+    WebM, AAC, the sound track of any video) is decoded by PyAV, without resampling there, and then treated the same
+    way. Integer samples are scaled to [-1, 1), float samples are taken as they are. A sound track starts with its first
+    sample, even where the container would let it start a little after the picture.
 
-    A file may lack one percent of what it announces. An Ogg file that is cut between two pages, and an MP3 without a length
-    header, announce nothing and are read as far as they go.
+    A file may lack one percent of what it announces. An Ogg file that is cut between two pages, and an MP3 without a
+    length header, announce nothing and are read as far as they go.
 
     Args:
         path: a sound file, or a video that has sound.
@@ -39,8 +41,8 @@ def read_audio(path: str | os.PathLike[str], *, rate: int = RATE) -> np.ndarray:
         float32 `[n]`, n = ceil(samples · rate / rate of the file).
 
     Raises:
-        MediaError: missing, mislabelled, damaged or cut short file, no sound track, no samples, samples that are not finite, more
-            than an hour.
+        MediaError: missing, mislabelled, damaged or cut short file, no sound track, no samples, samples that are not
+            finite, more than an hour.
 
     Source: specification 4.1.
     """
@@ -54,12 +56,16 @@ def read_audio(path: str | os.PathLike[str], *, rate: int = RATE) -> np.ndarray:
         raise bad(path, expected=_EXPECTED, found=f"{description} with 0 samples")
     if not np.isfinite(wave).all():
         raise bad(path, expected=_EXPECTED, found=f"{description} with samples that are not finite (NaN or infinity)")
+    return _resample(wave, native, rate)
+
+
+def _resample(wave: np.ndarray, native: int, rate: int) -> np.ndarray:
+    """What `librosa.resample(res_type="soxr_hq")` does, without the seconds and memory that importing librosa takes."""
     if native == rate:
         return wave
-    # Not at the top: librosa takes more than a second to import, and sound that is at 16 kHz already does not need it.
-    import librosa
-
-    return librosa.resample(wave, orig_sr=native, target_sr=rate, res_type="soxr_hq")
+    n = math.ceil(len(wave) * (float(rate) / native))
+    wave = soxr.resample(wave, native, rate, quality="soxr_hq")[:n]
+    return np.pad(wave, (0, n - len(wave)))
 
 
 def _read_soundfile(path: pathlib.Path, description: str) -> tuple[np.ndarray, int] | None:
@@ -72,24 +78,26 @@ def _read_soundfile(path: pathlib.Path, description: str) -> tuple[np.ndarray, i
         return None
     with file:
         _check_length(path, file.frames / file.samplerate)
-        if file.format.startswith("MPEG") and _packet_seconds(path) * MIN_WHOLE > file.frames / file.samplerate:
-            # Without a length header libsndfile guesses from the first bit rate and stops there, also in the middle of the sound.
+        if file.format == "MP3" and _packet_seconds(path) * MIN_WHOLE > file.frames / file.samplerate:
+            # Without a length header libsndfile guesses one from the first bit rate, and stops there in mid-sound.
             return None
         parts, got = [], 0
         try:
             # Block by block, so that only one channel of a long file is in memory at a time.
-            for block in file.blocks(blocksize=1 << 20, dtype="float32", always_2d=True):
+            while len(block := file.read(1 << 20, dtype="float32", always_2d=True)):
                 parts.append(block.mean(axis=1))
                 got += len(block)
         except soundfile.LibsndfileError as error:
-            raise bad(path, expected=_EXPECTED, found=f"{description} that is damaged ({error.error_string})", advice=_AGAIN) from error
+            raise bad(
+                path, expected=_EXPECTED, found=f"{description} that is damaged ({error.error_string})", advice=_AGAIN
+            ) from error
         if got < MIN_WHOLE * file.frames:
             raise _cut_short(path, file.frames / file.samplerate, got / file.samplerate)
         return np.concatenate(parts) if parts else np.zeros(0, np.float32), file.samplerate
 
 
 def _check_chunks(path: pathlib.Path) -> None:
-    """WAV and AIFF: compares the announced size of the samples with the size of the file, which libsndfile does not report."""
+    """WAV and AIFF: compares the announced size of the samples with the file, which libsndfile does in silence."""
     with path.open("rb") as file:
         head = file.read(12)
         order = {b"RIFF": "little", b"FORM": "big"}.get(head[:4])
@@ -139,7 +147,7 @@ def _read_container(path: pathlib.Path) -> tuple[np.ndarray, int]:
         if stream is None:
             found = f"no audio stream, only {streams_in_words(container)}"
             raise bad(path, expected=_EXPECTED, found=found, advice="give the sound as a file of its own (audio_path)")
-        stream.codec_context.thread_count = 1
+        prepare(stream, path, expected=_EXPECTED)
         walk = Walk(container)
         parts, native, samples, lost = [], 0, 0, 0
         for frame in decode(walk.packets(stream), stream):
@@ -155,7 +163,9 @@ def _read_container(path: pathlib.Path) -> tuple[np.ndarray, int]:
             _check_length(path, samples / native)
         walk.check_whole(path, expected=_EXPECTED, slack_s=0.1)
         if not parts:
-            raise bad(path, expected=_EXPECTED, found=f"{streams_in_words(container)}, of which no sample can be decoded")
+            raise bad(
+                path, expected=_EXPECTED, found=f"{streams_in_words(container)}, of which no sample can be decoded"
+            )
         if lost > max(1, (1 - MIN_WHOLE) * (len(parts) + lost)):
             found = f"a damaged sound track: {lost} of {len(parts) + lost} packets cannot be decoded"
             raise bad(path, expected=_EXPECTED, found=found, advice=_AGAIN)
@@ -176,7 +186,9 @@ def _mono(frame: av.AudioFrame) -> np.ndarray:
 
 def _check_length(path: pathlib.Path, seconds: float) -> None:
     if seconds > MAX_AUDIO_S:
-        raise bad(path, expected=f"at most {MAX_AUDIO_S} s of sound", found=f"{seconds:.0f} s or more", advice="cut the clip")
+        raise bad(
+            path, expected=f"at most {MAX_AUDIO_S} s of sound", found=f"{seconds:.0f} s or more", advice="cut the clip"
+        )
 
 
 def _cut_short(path: pathlib.Path, announced_s: float, there_s: float) -> MediaError:

@@ -1,4 +1,4 @@
-"""Opens containers (MP4, WebM, AVI …) with PyAV, walks their packets and notices when the end of the file is missing."""
+"""Opens containers (MP4, WebM, AVI …) with PyAV, walks their packets and notices when the end is missing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import av
 
 from data_pipelines.media import MIN_WHOLE, bad, sniff
 
-# Formats whose header says how long they are, independently of how many bytes follow. Elsewhere libav estimates the duration from
-# the size of the file, which agrees with whatever is left of it.
+# Formats whose header says how long they are, independently of how many bytes follow. Elsewhere libav estimates the
+# duration from the size of the file, which agrees with whatever is left of it.
 _ANNOUNCES_DURATION = {"mov", "matroska", "avi", "asf", "flv"}
 
 
@@ -56,11 +56,24 @@ def is_cover(stream: av.stream.Stream) -> bool:
 
 
 def pick_stream(container: av.container.InputContainer, kind: str) -> av.stream.Stream | None:
-    """The stream that libav thinks best among several of one kind ("video" or "audio"), as decord and ffmpeg do; None without one."""
+    """The stream of a kind ("video" or "audio") that libav thinks best, as decord and ffmpeg do; None without one."""
     best = container.streams.best(kind)
     if best is None or not is_cover(best):
         return best
-    return next((s for s in container.streams.get(**{kind: 0}) if not is_cover(s)), None)
+    return next((s for s in container.streams if s.type == kind and not is_cover(s)), None)
+
+
+def prepare(stream: av.stream.Stream, path: pathlib.Path, *, expected: str) -> None:
+    """Readies a stream for decoding, on one thread.
+
+    Raises:
+        MediaError: this build of FFmpeg has no decoder for it.
+    """
+    if stream.codec_context is None:
+        raise bad(
+            path, expected=expected, found="a codec that this FFmpeg cannot decode", advice="convert it to H.264 or AAC"
+        )
+    stream.codec_context.thread_count = 1
 
 
 @dataclasses.dataclass
@@ -72,7 +85,7 @@ class Walk:
     end_s: float = 0.0  # the latest end of any packet, in seconds from the start of the container
 
     def packets(self, stream: av.stream.Stream) -> Iterator[av.Packet]:
-        """Packets of `stream` in file order; all other streams are walked too, because any of them may prove the file whole."""
+        """Packets of `stream` in file order; the others are walked too, any of them may prove the file whole."""
         start_s = (self.container.start_time or 0) / av.time_base
         try:
             for packet in self.container.demux():
@@ -93,8 +106,8 @@ class Walk:
         Args:
             path: for the message.
             expected: for the message.
-            slack_s: what the end may lack beside the share allowed, in seconds: about one frame, whose length the last packet of
-                some formats does not tell.
+            slack_s: what the end may lack beside the share allowed, in seconds: about one frame, whose length the last
+                packet of some formats does not tell.
 
         Raises:
             MediaError: more than one percent is missing.
@@ -110,18 +123,19 @@ class Walk:
 
 
 def decode(packets: Iterator[av.Packet], stream: av.stream.Stream) -> Iterator[av.frame.Frame | av.error.FFmpegError]:
-    """Frames of the packets and of the final flush; a packet that cannot be decoded yields its error and decoding goes on."""
+    """Frames of the packets and of the final flush; a packet that cannot be decoded yields its error instead."""
     for packet in packets:
         try:
             yield from packet.decode()
         except av.error.FFmpegError as error:
             yield error
     # Ends the decoder, which holds frames back while it reorders them.
-    with contextlib.suppress(av.error.EOFError):
-        try:
-            yield from stream.codec_context.decode(None)
-        except av.error.InvalidDataError as error:
-            yield error
+    try:
+        yield from stream.codec_context.decode(None)
+    except av.error.EOFError:
+        pass
+    except av.error.FFmpegError as error:
+        yield error
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What every reader of media shares: the one error, and a look at a file's first bytes so that the error can say what the file is."""
+"""What every reader of media shares: the error, and a look at the first bytes so that it can say what a file is."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
 
 
 class MediaError(ValueError):
-    """Media that cannot be used. The message names the file, what was expected, what was found and, where one exists, a way out."""
+    """Media that cannot be used. The message says which, what was expected, what was found, perhaps a way out."""
 
 
 def bad(where: object, *, expected: str, found: str, advice: str = "") -> MediaError:
@@ -81,8 +81,8 @@ def sniff(path: pathlib.Path) -> tuple[str, str]:
     """What the first bytes say: (family, description); the name of the file plays no part.
 
     Returns:
-        The family, one of "image" (a still), "animation" (an image format that may move), "audio", "video" (a container that may
-        hold either), "text", "zeros", "other" (certainly no media), "unknown"; and words for a message.
+        The family, one of "image" (a still), "animation" (an image format that may move), "audio", "video" (a container
+        that may hold either), "text", "zeros", "other" (certainly no media), "unknown"; and words for a message.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
@@ -94,9 +94,16 @@ def sniff(path: pathlib.Path) -> tuple[str, str]:
     if head[:1] == b"\x47" and head[188:189] in (b"\x47", b""):
         return "video", "an MPEG transport stream"
     if not head.strip(b"\0"):
-        return "zeros", f"{path.stat().st_size} bytes of which the first {len(head)} are zero (an interrupted download?)"
+        return (
+            "zeros",
+            f"{path.stat().st_size} bytes of which the first {len(head)} are zero (an interrupted download?)",
+        )
     if _is_text(head):
-        kind = "an HTML page" if b"<html" in head[:512].lower() or b"<!doctype html" in head[:512].lower() else "a text file"
+        kind = (
+            "an HTML page"
+            if b"<html" in head[:512].lower() or b"<!doctype html" in head[:512].lower()
+            else "a text file"
+        )
         return "text", f"{kind} (it starts {head[:40].decode('utf-8', 'replace')!r})"
     return "unknown", "data of no known media format"
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import pathlib
 
 import av
 import numpy as np
 
-from data_pipelines.container import Walk, decode, open_container, pick_stream, streams_in_words
+from data_pipelines.container import Walk, decode, open_container, pick_stream, prepare, streams_in_words
 from data_pipelines.media import MIN_WHOLE, bad, check_file
 
 _EXPECTED = "a video"
@@ -69,13 +70,14 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
 def read_video(path: str | os.PathLike[str], *, frames: int, size: int) -> np.ndarray:
     """Evenly spaced frames of a video.
 
-    The file is read twice, front to back: once for the number of its pictures, which containers do not tell reliably, without
-    decoding; once decoding, where only the wanted pictures are converted and kept. The decoder runs on one thread, so damaged files
-    also give the same pictures every time.
+    The file is read twice, front to back: once for the number of its pictures, which containers do not tell reliably,
+    without decoding; once decoding, where only the wanted pictures are converted and kept. The decoder runs on one
+    thread, so damaged files also give the same pictures every time.
 
-    Pictures are turned upright when the file says that the camera was held sideways, converted with the colour matrix and range the
-    file names (BT.601 if none) and scaled bilinearly to a square without keeping the aspect ratio, all as decord does it. One percent
-    of the pictures may be missing or damaged; then the indices are spread over those that are there.
+    Pictures are turned upright when the file says that the camera was held sideways, converted with the colour matrix
+    and range the file names (BT.601 if none) and scaled bilinearly to a square without keeping the aspect ratio, all as
+    decord does it. One percent of the pictures may be missing or damaged; then the indices are spread over those that
+    are there.
 
     Args:
         path: a video in any container and codec that PyAV's FFmpeg knows.
@@ -97,7 +99,7 @@ def read_video(path: str | os.PathLike[str], *, frames: int, size: int) -> np.nd
     kept, decoded, damaged = _decode_at(path, frame_indices(count, frames=frames), size=size)
     # One lost picture is forgiven in any file: short AVIs end with an empty packet as a matter of course.
     if decoded == 0 or max(count - decoded, 0) + damaged > max(1, (1 - MIN_WHOLE) * count):
-        found = f"a video stream of which {decoded} of {count} frames can be decoded" + (f", {damaged} of them damaged" if damaged else "")
+        found = f"a video stream of which {decoded} of {count} frames can be decoded, {damaged} of them with damage"
         raise bad(path, expected=_EXPECTED, found=found, advice="record, download or convert it again")
     if decoded != count:
         kept, _, _ = _decode_at(path, frame_indices(decoded, frames=frames), size=size)
@@ -107,9 +109,10 @@ def read_video(path: str | os.PathLike[str], *, frames: int, size: int) -> np.nd
 def _video_stream(container: av.container.InputContainer, path: pathlib.Path) -> av.video.stream.VideoStream:
     stream = pick_stream(container, "video")
     if stream is None:
-        raise bad(path, expected="a video with a picture track", found=f"no video stream, only {streams_in_words(container)}")
-    stream.codec_context.thread_count = 1
-    stream.codec_context.thread_type = "NONE"
+        raise bad(
+            path, expected="a video with a picture track", found=f"no video stream, only {streams_in_words(container)}"
+        )
+    prepare(stream, path, expected=_EXPECTED)
     return stream
 
 
@@ -121,7 +124,8 @@ def _count(path: pathlib.Path) -> int:
         count, seen_key, first_pts = 0, False, None
         for packet in walk.packets(stream):
             if packet.is_keyframe and not seen_key:
-                # What lies before the first key frame, in file order or on the screen, refers to pictures that a cut removed.
+                # What lies before the first key frame, in file order or on the screen, refers to pictures that a cut
+                # removed.
                 count, seen_key, first_pts = 0, True, packet.pts
             leading = first_pts is not None and packet.pts is not None and packet.pts < first_pts
             count += not (packet.is_discard or leading)
@@ -134,7 +138,7 @@ def _count(path: pathlib.Path) -> int:
 
 
 def _decode_at(path: pathlib.Path, indices: list[int], *, size: int) -> tuple[list[np.ndarray], int, int]:
-    """Decodes the whole file and keeps the pictures at `indices`; also returns how many were decoded and how many are damaged."""
+    """The pictures at `indices`; also how many the whole file gave, and how many of them are damaged."""
     kept, decoded, damaged = [], 0, 0
     wanted = set(indices)
     with open_container(path, expected=_EXPECTED) as container:
@@ -148,7 +152,9 @@ def _decode_at(path: pathlib.Path, indices: list[int], *, size: int) -> tuple[li
                 try:
                     kept.append(scale(frame))
                 except (av.error.FFmpegError, ValueError) as error:
-                    found = f"pixels of a kind that cannot become RGB ({frame.format.name}, {frame.width}x{frame.height}: {error})"
+                    found = (
+                        f"pixels that cannot become RGB ({frame.format.name}, {frame.width}x{frame.height}: {error})"
+                    )
                     raise bad(path, expected=_EXPECTED, found=found) from error
             decoded += 1
     return kept, decoded, damaged
@@ -162,8 +168,8 @@ def _clockwise(frame: av.VideoFrame) -> int:
 class _Scaler:
     """frame → uint8 `[size size 3]`, through the filters that decord uses.
 
-    Through libavfilter and not `VideoFrame.reformat`: only the filter knows where chroma samples lie. Its result equals decord's in
-    every bit, the other's differs by 0.07 to 0.19 of 255.
+    Through libavfilter and not `VideoFrame.reformat`: only the filter knows where chroma samples lie. Its result equals
+    decord's in every bit, the other's differs by 0.07 to 0.19 of 255.
     """
 
     _TURN = {90: ["1"], 180: ["1", "1"], 270: ["2"]}  # arguments of `transpose`
@@ -182,12 +188,16 @@ class _Scaler:
 
     def _build(self, frame: av.VideoFrame) -> av.filter.Graph:
         graph = av.filter.Graph()
-        nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base)]
+        nodes = [
+            graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base
+            )
+        ]
         nodes += [graph.add("transpose", turn) for turn in self._TURN.get(_clockwise(frame), [])]
         nodes.append(graph.add("scale", f"{self._size}:{self._size}:flags=bilinear"))
         nodes.append(graph.add("format", "rgb24"))
         nodes.append(graph.add("buffersink"))
-        for before, after in zip(nodes, nodes[1:], strict=False):
+        for before, after in itertools.pairwise(nodes):
             before.link_to(after)
         graph.configure()
         return graph

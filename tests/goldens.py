@@ -1,4 +1,4 @@
-"""Reads recorded cases: `<case>.json` is the manifest, `<case>.npz` the arrays. Sizes and tolerances come from the manifest only."""
+"""Reads recorded cases: `<case>.json` is the manifest, with all sizes and tolerances; `<case>.npz` holds the arrays."""
 
 from __future__ import annotations
 

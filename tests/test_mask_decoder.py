@@ -90,7 +90,7 @@ def initial(config, seed=0):
 
 
 def unload(table, flat):
-    return {key: rule.op.save(np.asarray(flat[rule.path])[i]) for rule in table.rules for i, key in rule.keys()}  # noqa: SIM118
+    return {key: rule.op.save(np.asarray(flat[rule.path])[i]) for rule in table.rules for i, key in rule.keys()}
 
 
 @pytest.fixture(scope="module")

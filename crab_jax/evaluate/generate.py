@@ -100,7 +100,7 @@ def generate(
     Args:
         model: `Crab`; `unrolled` if `variables` are.
         variables: {"params": nested}.
-        tokens, segment, position: int32 [B L], the last column is the last prompt token of every row; segment 0 is padding.
+        tokens, segment, position: int32 [B L]; every prompt ends in the last column, segment 0 is padding.
         visual: [B T·Q D], audio: [B A·Q D]; tokens for the placeholders (an axis of length 0 if there are none).
         limit: int32 [B], at most this many new tokens for each row (at most `capacity`).
         keys: one random key per row (unused when greedy).

@@ -327,14 +327,14 @@ IMAGE = "This is an image:\n<image_start><image><image_end>\n"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """One task. `parse(target(row, wording)) == answer(row)` for every wording.
+    """One task. `parse(target(row, wording)) == answer(row)` for every wording and row without a stored target.
 
     Attributes:
         name: as in sample files, for example `ref-avs`.
         about: one line for people.
         instruction: the format constants of the prompts.
         media: what is shown and played.
-        target: row, wording → the training target, without its end token.
+        compose: row, wording → the training target; `target` checks what it returns.
         answer: row → what counts as right.
         parse: text → the answer in it. Accepts any string and never raises.
         max_new_tokens: limit of an answer; the reference sets none for avss (Q-5).
@@ -346,7 +346,7 @@ class TaskSpec:
     about: str
     instruction: Mapping[Wording, str]
     media: Mapping[Wording, Media]
-    target: Callable[[Row, Wording], str]
+    compose: Callable[[Row, Wording], str]
     answer: Callable[[Row], Answer]
     parse: Callable[[str], Answer | Unparsed]
     max_new_tokens: int
@@ -365,6 +365,19 @@ class TaskSpec:
             crab_jax.tokens.UserTextError: question or expression contains a string that means something to the model.
         """
         return fill(self.instruction[wording], row)
+
+    def target(self, row: Row, wording: Wording = Wording.QUICK_START) -> str:
+        """The training target of one row, without its end token.
+
+        Raises:
+            RowError: a field that the target needs is missing, or the answer could not be read back from the target
+                (an object called `x. Its coordinate`, say).
+            crab_jax.tokens.UserTextError: a text of the row contains a string that means something to the model (Q-34).
+        """
+        text = self.compose(row, wording)
+        if not row.label_text and (read := self.parse(text)) != (answer := self.answer(row)):
+            raise RowError(f"{self.name}: {answer} would be read back from {text!r} as {read}")
+        return text
 
     def needs(self, wording: Wording) -> frozenset[str]:
         """Fields of a row without which there is no prompt or no sound window: `question`, `exp`, `second`."""

@@ -1,4 +1,8 @@
-"""What the parsers of several tasks share: cleaning, tags, names, pairs of numbers. Nothing here raises on any string."""
+"""What the parsers of several tasks share: cleaning, tags, names, pairs of numbers.
+
+What reads a prediction raises on no string. It takes text in which runs of white space are one blank (`one_line`): a
+model can emit thousands of blanks, and several `\\s*` in one pattern become slow on them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 
-from crab_jax.tasks.base import Event, RowError
+from crab_jax.tasks.base import Event, Row, RowError, words
 
 # Numbers of more digits are no seconds or pixels; without the limit, int() refuses some strings that a model can write.
 NUMBER = "[0-9]{1,6}"
@@ -31,7 +35,7 @@ def tags(text: str, name: str) -> list[re.Match[str]]:
 
     Args:
         text: any string.
-        name: a name, or several separated by `|`.
+        name: a name, or a regular expression without groups, so that several spellings belong together.
     """
     return list(_tag(name).finditer(text))
 
@@ -87,12 +91,16 @@ def read_pair(text: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def check_no_tags(text: str, field: str) -> str:
-    """Text that goes into a target beside the tags of its answer.
+def free_text(row: Row, field: str) -> str:
+    """A text of the row that stands beside the tags of the answer; may be empty.
 
     Raises:
         RowError: it contains such a tag itself, so that the answer could not be found again.
+        crab_jax.tokens.UserTextError: it contains a string that means something to the model.
     """
+    if not getattr(row, field):
+        return ""
+    text = words(row, field)
     if found := _TAG.search(text):
         raise RowError(f"{field}: contains {found[0]!r}, which marks an answer")
     return text
@@ -124,3 +132,12 @@ def by_name(events: Sequence[Event]) -> Iterator[tuple[str, list[Event]]]:
 def sentences(*parts: str) -> str:
     """Parts joined by a blank, without the empty ones."""
     return " ".join(p for p in parts if p)
+
+
+def add_events(name: str, pairs: Sequence[tuple[int, int]], events: list[Event], ignored: list[str]) -> None:
+    """Appends an event per pair; a pair that runs backwards contradicts itself and goes to `ignored`."""
+    for start, end in pairs:
+        if start <= end:
+            events.append(Event(name, start, end))
+        else:
+            ignored.append(f"{name}: from {start} to {end} s runs backwards")

@@ -11,7 +11,9 @@ import soundfile
 from PIL import Image
 
 
-def write_video(path: pathlib.Path, frames: np.ndarray, *, fps: int, wave: np.ndarray | None = None, rate_hz: int = 44100):
+def write_video(
+    path: pathlib.Path, frames: np.ndarray, *, fps: int, wave: np.ndarray | None = None, rate_hz: int = 44100
+):
     """An MP4 with H.264 pictures and, if a wave is given, AAC sound.
 
     Args:
@@ -28,6 +30,7 @@ def write_video(path: pathlib.Path, frames: np.ndarray, *, fps: int, wave: np.nd
         audio = None if wave is None else container.add_stream("aac", rate=rate_hz, layout="stereo")
         if audio is not None:
             audio.bit_rate = 128_000
+            audio.options = {"aac_coder": "fast"}
         for picture in frames:
             container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
         container.mux(video.encode(None))
@@ -45,6 +48,7 @@ def write_mp3(path: pathlib.Path, wave: np.ndarray, *, rate_hz: int) -> pathlib.
     with av.open(str(path), "w") as container:
         audio = container.add_stream("libmp3lame", rate=rate_hz, layout="stereo")
         audio.bit_rate = 128_000
+        audio.options = {"compression_level": "7"}  # twice as fast as the default
         _encode(container, audio, wave, sample_format="fltp", rate_hz=rate_hz)
     return path
 

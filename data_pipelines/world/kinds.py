@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 
+from crab_jax.tasks.vocabulary import AVSS_CLASSES
 from data_pipelines.world import looks
 from data_pipelines.world.paint import Canvas
 from data_pipelines.world.sound import Style, Timbre, harmonics
@@ -27,6 +28,11 @@ class Kind:
     timbre: Timbre
     style: Style
     wide: float = 0.8
+
+    @property
+    def label(self) -> int:
+        """Its class in a semantic mask."""
+        return AVSS_CLASSES.index(self.name)
 
     def called(self, task: str) -> str:
         """The name a task uses, or the plain one where its vocabulary has none."""
@@ -54,7 +60,17 @@ _TABLE = (
         {"ave": "Church bell"},
         looks.bell,
         Timbre(
-            ((0.5, 0.42), (1.0, 1.0), (1.19, 0.42), (1.5, 0.26), (2.0, 0.62), (2.66, 0.26), (3.01, 0.22), (4.1, 0.16), (5.4, 0.08)),
+            (
+                (0.5, 0.42),
+                (1.0, 1.0),
+                (1.19, 0.42),
+                (1.5, 0.26),
+                (2.0, 0.62),
+                (2.66, 0.26),
+                (3.01, 0.22),
+                (4.1, 0.16),
+                (5.4, 0.08),
+            ),
             attack_s=0.003,
             decay_s=1.5,
             release_s=0.5,

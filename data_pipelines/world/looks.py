@@ -11,7 +11,23 @@ import math
 
 import numpy as np
 
-from data_pipelines.world.paint import Canvas, blend, box, cut, disc, ellipse, grain, length, mix, nearest, ramp, repeat, ring, rod, turn
+from data_pipelines.world.paint import (
+    Canvas,
+    blend,
+    box,
+    cut,
+    disc,
+    ellipse,
+    grain,
+    length,
+    mix,
+    nearest,
+    ramp,
+    repeat,
+    ring,
+    rod,
+    turn,
+)
 
 REACH = 0.6  # half the width that a look may use
 TOP = 1.12  # how high it may reach, at the top of its motion
@@ -127,7 +143,9 @@ def drum(canvas: Canvas, pose: Pose):
     skin_y = y - high - 0.010
     canvas.paint(ellipse(x, skin_y, width + 0.012, depth + 0.012), gold, round=0.014, shine=0.5)
     wave = 0.10 * pose.hit * np.cos(38 * length(x, skin_y * width / depth))
-    canvas.paint(ellipse(x, skin_y, width - 0.012, depth - 0.006), mix((0.96, 0.93, 0.86), (1, 1, 1), 2 * wave), round=0.02)
+    canvas.paint(
+        ellipse(x, skin_y, width - 0.012, depth - 0.006), mix((0.96, 0.93, 0.86), (1, 1, 1), 2 * wave), round=0.02
+    )
     for side in (-1, 1):
         now = pose.hit if (pose.count % 2 == 0) == (side < 0) else 0.0
         rise = (0.055 + 0.17 * pose.level) * (1 - now)
@@ -257,7 +275,9 @@ def bird(canvas: Canvas, pose: Pose):
     canvas.paint(body, mix(blue, (0.99, 0.66, 0.34), breast), round=0.10, shine=0.25)
     wx, wy = turn(x, y, -34 * pose.hit + 6, about=(0.02, 0.66))
     wing = np.maximum(ellipse(wx - 0.105, wy - 0.590, 0.165, 0.085), ellipse(wx - 0.13, wy - 0.640, 0.21, 0.14))
-    canvas.paint(wing, mix((0.06, 0.25, 0.58), (0.16, 0.42, 0.78), ramp(np.sin(70 * wx), 0.1, 0.9)), round=0.03, shine=0.2)
+    canvas.paint(
+        wing, mix((0.06, 0.25, 0.58), (0.16, 0.42, 0.78), ramp(np.sin(70 * wx), 0.1, 0.9)), round=0.03, shine=0.2
+    )
     gape = 17 * pose.hit + 4 * pose.level
     for direction in (-1, 1):
         beak_x, beak_y = turn(x, y, -direction * (gape + 9), about=(-0.235, 0.785))

@@ -1,12 +1,13 @@
 """What every kind of performer sounds like: a score in one key and tempo for the whole stage, and a timbre for each.
 
-A timbre is harmonics, an envelope, modulation and noise. All performers of a scene play in the same pentatonic scale over
-the same bars, so whatever is heard together fits together.
+A timbre is harmonics, an envelope, modulation and noise. All performers of a scene play in the same pentatonic scale
+over the same bars, so whatever is heard together fits together.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -103,13 +104,23 @@ class Timbre:
             for ratio, strength in self.partials:
                 if pitch_hz * ratio > 0.45 * rate_hz:
                     continue
-                fade = np.exp(-t * (1 + self.damping * (ratio - 1)) / self.decay_s) if np.isfinite(self.decay_s) else np.float32(1)
+                fade = (
+                    np.exp(-t * (1 + self.damping * (ratio - 1)) / self.decay_s)
+                    if np.isfinite(self.decay_s)
+                    else np.float32(1)
+                )
                 angle = ratio * turns + rng.random()
-                angle = (2 * np.pi * (angle - np.floor(angle))).astype(np.float32)  # small, so single precision is enough
+                angle = (2 * np.pi * (angle - np.floor(angle))).astype(
+                    np.float32
+                )  # small, so single precision is enough
                 wave += np.float32(strength) * fade * np.sin(angle)
         level, low, high, fade_s = self.noise
         if level:
-            wave += level * band_noise(len(t), low, min(high, 0.45 * rate_hz), rate_hz=rate_hz, rng=rng) * np.exp(-t / fade_s)
+            wave += (
+                level
+                * band_noise(len(t), low, min(high, 0.45 * rate_hz), rate_hz=rate_hz, rng=rng)
+                * np.exp(-t / fade_s)
+            )
         rate, depth = self.tremolo
         if depth:
             wave *= 1 - depth * (0.5 + 0.5 * np.sin(2 * np.pi * rate * t))
@@ -141,10 +152,10 @@ class Style:
     arpeggio: bool = False
 
     def notes(self, music: Music, start_s: float, end_s: float, rng: np.random.Generator) -> list[Note]:
-        """A phrase that fills one heard interval: it begins at once and no note starts in the last moment."""
+        """A phrase that fills one heard interval: it begins at once and no new note starts just before its end."""
         low, high = music.root + self.lowest, music.root + self.highest
         notes, now, place, at = [], start_s, rng.uniform(low, high), int(rng.integers(3))
-        while now < end_s - 0.06:
+        while now < end_s - 0.15 or not notes:
             step = self.steps[rng.integers(len(self.steps))] * music.beat_s
             length = min(step * self.hold, end_s - now)
             strength = rng.uniform(0.78, 1.0)
@@ -159,7 +170,7 @@ class Style:
                 pitches = [music.near(place)]
             for k, pitch in enumerate(pitches):
                 onset = now + k * self.roll_s
-                if onset < end_s - 0.03:
+                if k == 0 or onset < end_s - 0.03:
                     notes.append(Note(onset, min(length, end_s - onset), pitch, strength / len(pitches) ** 0.5))
             now, at = now + step, at + 1
         return notes
@@ -174,11 +185,13 @@ def band_noise(n: int, low_hz: float, high_hz: float, *, rate_hz: int, rng: np.r
     """Gaussian noise of unit strength between two frequencies, with soft edges.  → float32 [n]"""
     if n == 0:
         return np.zeros(0, np.float32)
-    spectrum = np.fft.rfft(rng.standard_normal(n))
-    hz = np.fft.rfftfreq(n, 1 / rate_hz)
-    spectrum *= 1 / (1 + (low_hz / np.maximum(hz, 1.0)) ** 4) / (1 + (hz / high_hz) ** 4)
-    noise = np.fft.irfft(spectrum, n)
-    return (noise / max(noise.std(), 1e-9)).astype(np.float32)
+    size = _fast_size(n)
+    spectrum = np.fft.rfft(rng.standard_normal(size, dtype=np.float32))
+    hz = np.fft.rfftfreq(size, 1 / rate_hz).astype(np.float32)
+    low, high = (low_hz / np.maximum(hz, 1.0)) ** 2, (hz / high_hz) ** 2
+    spectrum *= 1 / ((1 + low * low) * (1 + high * high))
+    noise = np.fft.irfft(spectrum, size)[:n].astype(np.float32)
+    return noise / max(float(noise.std()), 1e-9)
 
 
 def gate(n: int, intervals: tuple[tuple[float, float], ...], *, rate_hz: int) -> np.ndarray:
@@ -197,6 +210,13 @@ def pan(place: float) -> tuple[float, float]:
     return float(np.cos(angle)), float(np.sin(angle))
 
 
+def _fast_size(n: int) -> int:
+    """The next length that is quick to transform: 2ᵏ or 3 · 2ᵏ."""
+    power = 1 << max(n - 1, 1).bit_length()
+    return 3 * power // 4 if 3 * power // 4 >= n else power
+
+
+@functools.lru_cache(maxsize=4)
 def room(rate_hz: int, *, seed: int = 7) -> np.ndarray:
     """A short, dark, stereo echo: float32 [n 2]. The same hall for every scene."""
     rng = np.random.default_rng(seed)
@@ -204,14 +224,17 @@ def room(rate_hz: int, *, seed: int = 7) -> np.ndarray:
     t = np.arange(n) / rate_hz
     left, right = (band_noise(n, 180, 3600, rate_hz=rate_hz, rng=rng) for _ in range(2))
     echo = np.stack([left, right], 1) * (np.exp(-t / 0.13) * np.clip(t / 0.012, 0, 1))[:, None]
-    return (echo / np.sqrt((echo**2).sum(0, keepdims=True))).astype(np.float32)
+    echo = (echo / np.sqrt((echo**2).sum(0, keepdims=True))).astype(np.float32)
+    echo.setflags(write=False)  # shared by all callers
+    return echo
 
 
 def convolve(wave: np.ndarray, echo: np.ndarray) -> np.ndarray:
     """A mono wave in a room.  [n], [m 2] → float32 [n 2]"""
-    size = 1 << (len(wave) + len(echo) - 1).bit_length()
-    dry = np.fft.rfft(wave, size)[:, None]
-    return np.fft.irfft(dry * np.fft.rfft(echo, size, axis=0), size, axis=0)[: len(wave)].astype(np.float32)
+    size = _fast_size(len(wave) + len(echo) - 1)
+    dry = np.fft.rfft(wave, size)
+    sides = [np.fft.irfft(dry * np.fft.rfft(side, size), size)[: len(wave)] for side in echo.T]
+    return np.stack(sides, 1).astype(np.float32)
 
 
 def perform(
@@ -245,7 +268,9 @@ def perform(
     opened = gate(n, heard, rate_hz=rate_hz)
     left, right = pan(place)
     wet = convolve(dry, room(rate_hz)) * np.float32(0.22)
-    part = dry[:, None] * np.array([left, right], np.float32) + wet * np.array([0.35 + left, 0.35 + right], np.float32) / 2
+    part = (
+        dry[:, None] * np.array([left, right], np.float32) + wet * np.array([0.35 + left, 0.35 + right], np.float32) / 2
+    )
     part *= opened[:, None]
     power = np.sqrt((part**2).sum() / max((opened > 0).sum(), 1))
     return part * np.float32(loudness / power) if power > 0 else part

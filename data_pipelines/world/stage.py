@@ -16,7 +16,7 @@ from PIL import Image
 
 from data_pipelines.world import looks, sound
 from data_pipelines.world.kinds import KINDS, Kind
-from data_pipelines.world.paint import Canvas, mix, ramp
+from data_pipelines.world.paint import Canvas, length, mix, ramp
 
 Intervals = tuple[tuple[float, float], ...]
 
@@ -30,7 +30,7 @@ class Performer:
 
     Attributes:
         kind: a name in `KINDS`.
-        place: 0 is the left end of the stage, 1 the right.
+        place: 0 stands at the left edge of the picture, 1 at the right.
         depth: 0 is at the back, 1 in front; nearer ones are larger and cover those behind.
         size: 1 is usual.
         seen, heard: intervals in seconds, sorted and apart.
@@ -78,7 +78,9 @@ class Scene:
 
     def __post_init__(self):
         if self.duration_s <= 0 or self.fps < 1:
-            raise ValueError(f"expected a duration above 0 s and at least 1 frame per second, got {self.duration_s} s at {self.fps}")
+            raise ValueError(
+                f"expected a duration above 0 s and at least 1 frame per second, got {self.duration_s} s at {self.fps}"
+            )
         if self.width % 2 or self.height % 2 or min(self.width, self.height) < 32:
             raise ValueError(f"expected an even width and height of at least 32, got {self.width} x {self.height}")
         clipped = []
@@ -318,9 +320,11 @@ class Stage:
             grow = _spring(min((time_s - start_s + 0.5 / scene.fps) / APPEAR_S, 1.0))
         if end_s < scene.duration_s:
             grow *= float(ramp((end_s - time_s) / VANISH_S, -0.2, 1.0))
-        unit = scene.height * (0.47 + 0.19 * performer.depth) * performer.size * grow
+        whole = scene.height * (0.47 + 0.19 * performer.depth) * performer.size
+        unit = whole * grow
         near = 0.75 + 0.5 * performer.depth
-        center_x = (0.15 + 0.70 * performer.place) * scene.width + near * drift_x
+        room = self.kinds[who].wide * whole / 2 + 0.03 * scene.width  # so that nobody at an end is cut off
+        center_x = room + performer.place * (scene.width - 2 * room) + near * drift_x
         feet_y = (HORIZON + 0.045 + 0.235 * performer.depth) * scene.height + near * drift_y
         left, right = math.floor(center_x - looks.REACH * unit) - 1, math.ceil(center_x + looks.REACH * unit) + 1
         top, bottom = math.floor(feet_y - looks.TOP * unit) - 1, math.ceil(feet_y + 0.06 * unit) + 1
@@ -371,7 +375,10 @@ class Stage:
             pool = ((u - source - tilt * (HORIZON + 0.27)) / 0.27) ** 2 + ((v - HORIZON - 0.17) / 0.085) ** 2
             power = 0.15 * np.exp(-(offset**2)) * fade + 0.17 * np.exp(-pool) * ramp(v, HORIZON - 0.01, HORIZON + 0.03)
             light += power[..., None] * np.array(colour, np.float32)
-        planes = [Image.fromarray(light[..., c]).resize((scene.width, scene.height), Image.Resampling.BILINEAR) for c in range(3)]
+        planes = [
+            Image.fromarray(light[..., c]).resize((scene.width, scene.height), Image.Resampling.BILINEAR)
+            for c in range(3)
+        ]
         return np.stack([np.asarray(plane) for plane in planes], -1)
 
     def _paint_hall(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -380,32 +387,45 @@ class Stage:
         y, x = np.mgrid[-m : scene.height + m, -m : scene.width + m].astype(np.float32) + np.float32(0.5)
         v, u = y / scene.height, (x - scene.width / 2) / scene.height
         half = scene.width / scene.height / 2
-        sparks = [(rng.uniform(-half, half), rng.uniform(0.12, 0.58), rng.uniform(0.012, 0.040), rng.uniform(0.02, 0.09)) for _ in range(14)]
+        sparks = rng.uniform(
+            (-half, 0.12, 0.012, 0.02), (half, 0.58, 0.040, 0.09), (14, 4)
+        ).tolist()  # x, y, radius, power
         planks = rng.uniform(0.88, 1.10, 64).astype(np.float32)
-        halls = []
+        sill = np.searchsorted(v[:, 0], HORIZON)  # wall above, floor below
+        soft, halls = 1.2 / scene.height, []
         for warmth in (0.0, 1.0):
-            tint = np.array([1 + 0.16 * warmth, 1.0, 1 + 0.12 * (1 - warmth)], np.float32)
-            wall = mix(theme.wall[0], theme.wall[1], ramp(v, -0.05, HORIZON))
-            glow = np.exp(-(((u - 0.25 * (warmth - 0.5)) / 0.62) ** 2) - ((v - 0.50) / 0.30) ** 2)
-            wall = wall + glow[..., None] * np.array(theme.glow, np.float32) * 0.62
-            wall *= (1 + 0.035 * np.sin(46 * u) * ramp(v, 0.1, 0.4))[..., None]
+            up, uw = v[:sill], u[:sill]
+            wall = mix(theme.wall[0], theme.wall[1], ramp(up, -0.05, HORIZON))
+            glow = np.exp(-(((uw - 0.25 * (warmth - 0.5)) / 0.62) ** 2) - ((up - 0.50) / 0.30) ** 2)
+            wall += glow[..., None] * np.array(theme.glow, np.float32) * np.float32(0.62)
+            wall *= (1 + 0.035 * np.sin(46 * uw) * ramp(up, 0.1, 0.4))[..., None]
             for at_x, at_y, radius, power in sparks:
-                spot = np.hypot(u - at_x, v - at_y) / radius
-                wall += ((power * (0.6 + 0.4 * ramp(spot, 0.5, 1.0)) * (1 - ramp(spot, 0.9, 1.1)))[..., None]) * theme.beams[0]
-            near = np.clip((v - HORIZON) / (1 - HORIZON), 0, 1.3)
-            across = u / (near + 0.55) * 9
+                middle, reach = (
+                    np.array([at_y * scene.height + m, (at_x + half) * scene.height + m]),
+                    1.2 * radius * scene.height,
+                )
+                (top, left), (bottom, right) = (
+                    np.maximum(middle - reach, 0).astype(int),
+                    (middle + reach + 1).astype(int),
+                )
+                near = np.s_[top:bottom, left:right]
+                spot = length(uw[near] - at_x, up[near] - at_y) / radius
+                disc = power * (0.6 + 0.4 * ramp(spot, 0.5, 1.0)) * (1 - ramp(spot, 0.9, 1.1))
+                wall[near] += disc[..., None] * np.array(theme.beams[0], np.float32)
+            wall = mix(wall, (0.05, 0.04, 0.05), ramp(up, HORIZON - 0.022 - soft, HORIZON - 0.022 + soft))
+            near, across = (v[sill:] - HORIZON) / (1 - HORIZON), u[sill:]
+            across = across / (near + 0.55) * 9
             board = planks[np.floor(across).astype(int) % len(planks)]
-            seam = np.abs(across - np.round(across)) * (near + 0.55) / 9 * scene.height
-            fibre = 1 + 0.03 * np.sin(90 * across + 3 * np.sin(9 * near + planks[np.floor(across).astype(int) % 64] * 40))
-            floor = np.array(theme.floor, np.float32) * (board * fibre * (0.50 + 0.52 * near) * (0.72 + 0.28 * ramp(seam, 0.0, 1.3)))[..., None]
-            shine = np.exp(-((u / 0.75) ** 2) - (near / 0.55) ** 2)
-            floor = floor + 0.30 * shine[..., None] * (np.array(theme.glow, np.float32) + np.array(theme.wall[1], np.float32))
-            soft = 1.2 / scene.height
-            hall = mix(wall, (0.05, 0.04, 0.05), ramp(v, HORIZON - 0.022 - soft, HORIZON - 0.022 + soft))
-            hall = mix(hall, floor, ramp(v, HORIZON - soft, HORIZON + soft))
-            hall = self._curtains(hall, u, v, half, soft)
+            seam = np.abs(across - np.rint(across)) * (near + 0.55) * (scene.height / 9)
+            fibre = 1 + 0.03 * np.sin(90 * across + 3 * np.sin(9 * near + 40 * board))
+            tone = board * fibre * (0.50 + 0.52 * near) * (0.72 + 0.28 * ramp(seam, 0.0, 1.3))
+            shine = 0.30 * np.exp(-((u[sill:] / 0.75) ** 2) - (near / 0.55) ** 2)
+            lustre = np.array(theme.glow, np.float32) + np.array(theme.wall[1], np.float32)
+            floor = tone[..., None] * np.array(theme.floor, np.float32) + shine[..., None] * lustre
+            hall = self._curtains(np.concatenate([wall, floor]), u, v, half, soft)
             vignette = 1 - 0.34 * np.clip((u / half) ** 2 * 0.75 + ((v - 0.52) / 0.5) ** 2 * 0.45, 0, 1.3) ** 1.4
-            halls.append((hall * tint * vignette[..., None]).astype(np.float32))
+            tint = np.array([1 + 0.16 * warmth, 1.0, 1 + 0.12 * (1 - warmth)], np.float32)
+            halls.append(hall * vignette[..., None] * tint)
         return halls[0], halls[1]
 
     def _curtains(self, hall, u, v, half, soft):
@@ -446,8 +466,9 @@ def _clip(size: tuple[int, int], top: int, left: int, picture: Sequence[int]):
     height, width = size
     rows = slice(max(top, 0), max(min(top + height, picture[0]), 0))
     columns = slice(max(left, 0), max(min(left + width, picture[1]), 0))
-    part = slice(rows.start - top, max(rows.stop - top, rows.start - top)), slice(
-        columns.start - left, max(columns.stop - left, columns.start - left)
+    part = (
+        slice(rows.start - top, max(rows.stop - top, rows.start - top)),
+        slice(columns.start - left, max(columns.stop - left, columns.start - left)),
     )
     rows = slice(rows.start, rows.start + part[0].stop - part[0].start)
     columns = slice(columns.start, columns.start + part[1].stop - part[1].start)

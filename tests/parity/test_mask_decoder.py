@@ -59,7 +59,7 @@ def recorded_view(about: str):
 
 def unload(table, flat):
     """Parameters (or their gradients) under their PyTorch names."""
-    return {key: rule.op.save(np.asarray(flat[rule.path])[i]) for rule in table.rules for i, key in rule.keys()}  # noqa: SIM118
+    return {key: rule.op.save(np.asarray(flat[rule.path])[i]) for rule in table.rules for i, key in rule.keys()}
 
 
 def kinds(names):

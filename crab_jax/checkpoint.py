@@ -1,0 +1,391 @@
+"""The weights folder: an Orbax checkpoint of the flat parameters, its config, and where everything came from.
+
+    DIR/crab.json         format, config, every array with shape and dtype, every file with its size, provenance, report
+    DIR/params/<group>/   Orbax checkpoints of at most `groups.GROUP_BYTES` (or of one larger parameter)
+    DIR/tokenizer.model   the base tokenizer
+    DIR/originals/        small files of the originals that an export needs (config.json and the like)
+
+Parameters are saved in groups, so that a model needs far less memory than its size; see `groups.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import math
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from crab_jax.backbones.mask_decoder import MaskDecoderConfig
+from crab_jax.config import ConfigError, build, to_dict
+from crab_jax.groups import CheckpointError, describe, groups, load_group, nbytes, save_group
+from crab_jax.model import CrabConfig
+from crab_jax.params import Flat
+
+__all__ = ["MANIFEST", "CheckpointError", "Weights", "check_space", "load", "load_kept", "read_manifest", "save"]
+
+FORMAT = 1
+MANIFEST = "crab.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A model read from a weights folder.
+
+    Attributes:
+        config: all sizes; with an overlay, its own mask decoder.
+        params: path → array.
+        overlays: "avs", "avss" → the parameters that it replaces; empty once one is chosen.
+        tokenizer: `tokenizer.model`, or None if the folder has none.
+        manifest: the content of crab.json.
+    """
+
+    config: CrabConfig
+    params: Flat
+    overlays: dict[str, Flat]
+    tokenizer: pathlib.Path | None
+    manifest: dict[str, Any]
+
+    def with_overlay(self, name: str) -> Weights:
+        """The same weights with one overlay in place; nothing is copied.
+
+        Raises:
+            CheckpointError: there is no such overlay.
+        """
+        if name not in self.overlays:
+            raise CheckpointError(f"no overlay {name!r}; loaded are: {', '.join(self.overlays) or 'none'}")
+        config = _overlay_config(self.config, self.manifest, name)
+        return dataclasses.replace(self, config=config, params=self.params | self.overlays[name], overlays={})
+
+
+# --- saving -----------------------------------------------------------------------------------------------------------
+
+
+def save(
+    directory: str | os.PathLike,
+    *,
+    config: CrabConfig,
+    params: Mapping[str, Any],
+    overlays: Mapping[str, Mapping[str, Any]] | None = None,
+    overlay_configs: Mapping[str, MaskDecoderConfig] | None = None,
+    kept: Mapping[str, Mapping[str, Any]] | None = None,
+    tokenizer: str | os.PathLike | None = None,
+    files: list[dict[str, Any]] | None = None,
+    report: Mapping[str, Any] | None = None,
+    originals: Mapping[str, bytes] | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int], Any] | None = None,
+) -> None:
+    """Writes a weights folder. It appears under its name only when it is complete.
+
+    Args:
+        directory: the new folder.
+        config: of the model.
+        params: path → anything with `shape` and `dtype` that `np.asarray` reads: NumPy and JAX arrays, or tensors that
+            are still in their files. They are read group by group.
+        overlays: name → parameters that replace those of `params` for some tasks.
+        overlay_configs: name → the overlay's mask decoder, if it has one.
+        kept: file → name → tensors that are no parameters and are kept for export.
+        tokenizer: `tokenizer.model` to copy.
+        files: provenance, JSON types.
+        report: what the conversion found, JSON types; also written to report.json.
+        originals: relative path → content of small files.
+        overwrite: replace an existing weights folder.
+        progress: called with the number of bytes after each array.
+
+    Raises:
+        CheckpointError: the folder exists, is something else, or does not fit on the disk.
+    """
+    directory = pathlib.Path(os.path.abspath(directory))
+    _check_target(directory, overwrite=overwrite)
+    arrays = {"base": dict(params)}
+    arrays |= {name: dict(over) for name, over in (overlays or {}).items()}
+    if clash := set(overlays or {}) & {"base", "kept"}:
+        raise CheckpointError(f"an overlay cannot be called {clash.pop()!r}")
+    stored = {f"{file}\n{name}": x for file, tensors in (kept or {}).items() for name, x in tensors.items()}
+    total = sum(nbytes(x) for section in (*arrays.values(), stored) for x in section.values())
+    check_space(directory.parent, total, what=f"the weights folder {directory}")
+    progress = progress or (lambda _: None)
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}.partial-", dir=directory.parent))
+    try:
+        manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "config": to_dict(config),
+            "overlays": {
+                name: {"mask_decoder": to_dict(overlay_configs[name])} if name in (overlay_configs or {}) else {}
+                for name in overlays or {}
+            },
+            "arrays": {
+                section: _save_section(partial, section, values, progress) for section, values in arrays.items()
+            },
+            "kept": _save_kept(partial, stored, progress),
+            "files": files or [],
+            "report": dict(report or {}),
+        }
+        if tokenizer is not None:
+            shutil.copyfile(tokenizer, partial / "tokenizer.model")
+        for name, content in (originals or {}).items():
+            path = partial / "originals" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        if report is not None:
+            (partial / "report.json").write_text(_json(report), encoding="utf-8")
+        manifest["contents"] = {p.relative_to(partial).as_posix(): p.stat().st_size for p in _walk(partial)}
+        (partial / MANIFEST).write_text(_json(manifest), encoding="utf-8")
+        os.chmod(partial, 0o777 & ~_umask())
+        _replace(partial, directory)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CheckpointError(f"{directory}: the disk is full; nothing was left behind") from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_target(directory: pathlib.Path, *, overwrite: bool) -> None:
+    """Raises `CheckpointError` unless a folder may be written there: nothing, nothing in it, or a weights folder."""
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: a file, expected a folder to write")
+    if not any(directory.iterdir()):
+        return
+    if not overwrite:
+        raise CheckpointError(
+            f"{directory}: exists and is not empty; choose another folder, or --overwrite to replace it"
+        )
+    if not (directory / MANIFEST).is_file():
+        raise CheckpointError(
+            f"{directory}: no weights folder (it has no {MANIFEST}), so it is not replaced; remove it yourself"
+        )
+
+
+def check_space(where: pathlib.Path, need: int, *, what: str) -> None:
+    """Raises `CheckpointError` if `what` does not fit. Estimated without compression, plus 2 % and 16 MiB."""
+    while not where.exists():
+        where = where.parent
+    need = int(need * 1.02) + (16 << 20)
+    free = shutil.disk_usage(where).free
+    if free < need:
+        raise CheckpointError(
+            f"{what} needs about {need / 1e9:.1f} GB, but {where} has {free / 1e9:.1f} GB free; make room or choose "
+            "another disk"
+        )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _walk(directory: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(p for p in directory.rglob("*") if p.is_file())
+
+
+def _replace(new: pathlib.Path, old: pathlib.Path) -> None:
+    """Moves `new` to the place of `old`; at no moment is there a mixture of the two."""
+    if not old.exists():
+        os.rename(new, old)
+        return
+    grave = pathlib.Path(tempfile.mkdtemp(prefix=f".{old.name}.old-", dir=old.parent))
+    os.rename(old, grave / "old")
+    try:
+        os.rename(new, old)
+    except OSError:
+        os.rename(grave / "old", old)
+        raise
+    finally:
+        shutil.rmtree(grave, ignore_errors=True)
+
+
+def _save_section(
+    partial: pathlib.Path, section: str, values: Mapping[str, Any], progress: Callable[[int], Any]
+) -> dict[str, dict[str, Any]]:
+    described = {}
+    for group, paths in groups(section, values):
+        save_group(partial / "params" / group, {p: values[p] for p in paths}, progress)
+        described |= {p: {"in": group, **describe(values[p])} for p in paths}
+    return described
+
+
+def _save_kept(
+    partial: pathlib.Path, stored: Mapping[str, Any], progress: Callable[[int], Any]
+) -> dict[str, dict[str, Any]]:
+    """Tensors under numbers, because their names may hold anything. Orbax refuses empty arrays: they need no bytes."""
+    described: dict[str, dict[str, Any]] = {}
+    numbered = {f"t{i}": (name, x) for i, (name, x) in enumerate(stored.items())}
+    full = {number: x for number, (_, x) in numbered.items() if math.prod(x.shape)}
+    where = {}
+    # One part for all, hence the common prefix.
+    for group, paths in groups("kept", {f"tensors/{number}": x for number, x in full.items()}):
+        values = {p: full[p.split("/")[1]] for p in paths}
+        save_group(partial / "params" / group, values, progress)
+        where |= {p.split("/")[1]: group for p in paths}
+    for number, (name, x) in numbered.items():
+        file, tensor = name.split("\n", 1)
+        described.setdefault(file, {})[tensor] = {"in": where.get(number), "number": number, **describe(x)}
+    return described
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def load(
+    directory: str | os.PathLike,
+    *,
+    dtype: Any = None,
+    variant: str | None = None,
+    parts: Iterable[str] | None = None,
+    shardings: Any = None,
+    progress: Callable[[int], Any] | None = None,
+) -> Weights:
+    """Reads a weights folder.
+
+    Args:
+        directory: the folder.
+        dtype: of all parameters; None: as stored. The cast happens while reading.
+        variant: an overlay ("avs", "avss") to put in place; what it replaces is not read. None: the base model, with
+            all overlays beside it.
+        parts: fields of `CrabConfig` to read; None: all. The others are None in the config that is returned.
+        shardings: None: NumPy arrays. Otherwise JAX arrays that are read straight into place, shard by shard: one
+            `jax.sharding.Sharding` for everything, a mapping path → sharding, or a function of path and shape.
+        progress: called with the number of bytes after each group.
+
+    Raises:
+        CheckpointError: no weights folder, a half-written or truncated one, another format, no such variant or part.
+    """
+    directory = pathlib.Path(os.path.abspath(directory))
+    manifest = read_manifest(directory)
+    config = _config(directory, manifest)
+    sections = _choose_sections(directory, manifest, variant)
+    if variant is not None:
+        config = _overlay_config(config, manifest, variant)
+    if parts is not None:
+        parts = set(parts)
+        names = {f.name for f in dataclasses.fields(CrabConfig)}
+        if unknown := parts - names:
+            raise CheckpointError(f"no part {sorted(unknown)[0]!r}; the parts are {', '.join(sorted(names))}")
+        config = dataclasses.replace(config, **dict.fromkeys(names - parts))
+
+    loaded: dict[str, Flat] = {}
+    for section, skipped in sections.items():
+        described = {
+            path: entry
+            for path, entry in manifest["arrays"][section].items()
+            if path not in skipped and (parts is None or path.split("/", 1)[0] in parts)
+        }
+        loaded[section] = {}
+        for group in dict.fromkeys(entry["in"] for entry in described.values()):
+            stored = {path: e for path, e in manifest["arrays"][section].items() if e["in"] == group}
+            _check_files(directory, manifest, f"params/{group}/")
+            flat = load_group(directory / "params" / group, stored, dtype=dtype, shardings=shardings)
+            loaded[section] |= {path: x for path, x in flat.items() if path in described}
+            if progress is not None:
+                progress(sum(nbytes(x) for x in flat.values()))
+    params = loaded.pop("base")
+    if variant is not None:
+        params, loaded = params | loaded[variant], {}
+    tokenizer = directory / "tokenizer.model"
+    return Weights(config, params, loaded, tokenizer if tokenizer.is_file() else None, manifest)
+
+
+def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
+    """The content of crab.json.
+
+    Raises:
+        CheckpointError: there is none, it is broken, or of another format.
+    """
+    directory = pathlib.Path(directory)
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise CheckpointError(
+            f"{directory}: no {MANIFEST} in it, so it is no weights folder or one that was never finished; make one with "
+            "`crab convert`"
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        found = manifest["format"]
+        if not all(isinstance(manifest[k], dict) for k in ("config", "overlays", "arrays", "kept", "contents")):
+            raise TypeError("a field of the wrong type")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: broken ({type(error).__name__}: {error}); convert the weights again") from error
+    if found != FORMAT:
+        raise CheckpointError(f"{path}: format {found!r}, this version reads {FORMAT}; convert the weights again")
+    return manifest
+
+
+def load_kept(
+    directory: str | os.PathLike, manifest: Mapping[str, Any], group: str
+) -> dict[tuple[str, str], np.ndarray]:
+    """One group of the tensors that are kept for export: file and name → array."""
+    directory = pathlib.Path(os.path.abspath(directory))
+    _check_files(directory, manifest, f"params/{group}/")
+    names = {
+        f"tensors/{entry['number']}": (file, name, entry)
+        for file, entries in manifest["kept"].items()
+        for name, entry in entries.items()
+        if entry["in"] == group
+    }
+    flat = load_group(directory / "params" / group, {path: entry for path, (_, _, entry) in names.items()})
+    return {names[path][:2]: x for path, x in flat.items()}
+
+
+def _config(directory: pathlib.Path, manifest: Mapping[str, Any]) -> CrabConfig:
+    try:
+        return build(CrabConfig, manifest["config"], where=f"{directory / MANIFEST}: config")
+    except ConfigError as error:
+        raise CheckpointError(f"{error}; the folder was made by another version, convert the weights again") from error
+
+
+def _overlay_config(config: CrabConfig, manifest: Mapping[str, Any], name: str) -> CrabConfig:
+    own = manifest["overlays"][name].get("mask_decoder")
+    if own is None:
+        return config
+    try:
+        return dataclasses.replace(config, mask_decoder=build(MaskDecoderConfig, own, where=f"overlays.{name}"))
+    except ConfigError as error:
+        raise CheckpointError(f"{MANIFEST}: {error}; convert the weights again") from error
+
+
+def _choose_sections(
+    directory: pathlib.Path, manifest: Mapping[str, Any], variant: str | None
+) -> dict[str, frozenset[str]]:
+    """Section → paths of it that are not needed."""
+    if variant is None:
+        return {"base": frozenset(), **{name: frozenset() for name in manifest["overlays"]}}
+    if variant not in manifest["overlays"]:
+        have = ", ".join(manifest["overlays"]) or "none"
+        raise CheckpointError(
+            f"{directory}: no weights {variant!r} in it (it has: {have}); convert again with --{variant} FILE"
+        )
+    over = manifest["arrays"][variant]
+    # An overlay brings whole parts: whatever the base has of its mask decoder may have other shapes.
+    whole = "mask_decoder/" if any(path.startswith("mask_decoder/") for path in over) else None
+    return {
+        "base": frozenset(p for p in manifest["arrays"]["base"] if p in over or (whole and p.startswith(whole))),
+        variant: frozenset(),
+    }
+
+
+def _check_files(directory: pathlib.Path, manifest: Mapping[str, Any], prefix: str) -> None:
+    for name, size in manifest["contents"].items():
+        if name.startswith(prefix):
+            path = directory / name
+            found = path.stat().st_size if path.is_file() else None
+            if found != size:
+                state = "is missing" if found is None else f"has {found} bytes"
+                raise CheckpointError(
+                    f"{path} {state}, expected {size} bytes: the folder is incomplete, copy it again or convert again"
+                )

@@ -1,0 +1,293 @@
+"""Answers many prepared prompts: groups them by shape, pads groups to buckets, runs the three jitted functions.
+
+    encode (CLIP, BEATs, projectors) → generate (text, mask states) → decode_masks (pixels)
+
+Nothing here knows a task, a tokenizer or a file.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crab_jax.backbones.llama import unstack
+from crab_jax.batch import Batch, BatchError, Example, check_counts, lay_out
+from crab_jax.evaluate.generate import Sampling, generate
+from crab_jax.layout import Buckets, Layout
+from crab_jax.model import Crab, CrabConfig
+from crab_jax.params import Flat, nest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """One prompt with its media.
+
+    Attributes:
+        example: prompt ids (placeholders expanded) and media, without a target.
+        max_new_tokens: limit for this answer.
+        variant: which set of weights answers it.
+        head: mask classifier to run if the answer holds the mask tokens, or None.
+        row: number of the sample in the run; its random key does not depend on its batch.
+    """
+
+    example: Example
+    max_new_tokens: int
+    variant: str = "text"
+    head: Literal["binary", "semantic"] | None = None
+    row: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reply:
+    """One answer.
+
+    Attributes:
+        ids: new token ids, the end token included if it was reached.
+        finished: whether the end token was reached.
+        mask_count: how many mask tokens the answer holds.
+        mask_logits: float32 [C S S], or None if no head was asked for or fewer mask tokens than needed came.
+        seconds: wall time of the batch it was in, by phase, and how many samples shared it.
+    """
+
+    ids: tuple[int, ...]
+    finished: bool
+    mask_count: int
+    mask_logits: np.ndarray | None
+    seconds: Mapping[str, float]
+
+
+@partial(jax.jit, static_argnames=("model", "with_scales"))
+def encode(model: Crab, variables, frames, fbank, patch_rows, mask_frame, *, with_scales: bool):
+    """Media of a batch → tokens for the placeholders, and the two scales of the picture to segment.
+
+    Args:
+        frames: uint8 [B T S S 3].
+        fbank: float32 [B A F 128].
+        patch_rows: int32 [B A].
+        mask_frame: int32 [B].
+
+    Returns:
+        visual [B T·Q D], audio [B A·Q D], scales (two [B P C]) or None.
+    """
+    bound = model.bind(variables)
+    b, t = frames.shape[:2]
+    a = fbank.shape[1]
+    width = model.config.llama.hidden_size
+    visual, audio, scales = jnp.zeros((b, 0, width), model.dtype), jnp.zeros((b, 0, width), model.dtype), None
+    if t:
+        features = bound.encode_frames(frames.reshape(b * t, *frames.shape[2:]))
+        visual = features.tokens.reshape(b, -1, width)
+        if with_scales:
+            chosen = jnp.arange(b) * t + mask_frame
+            scales = tuple(s[chosen] for s in features.scales)
+    if a:
+        audio = bound.encode_windows(fbank.reshape(b * a, *fbank.shape[2:]), patch_rows.reshape(-1))
+        audio = audio.reshape(b, -1, width)
+    return visual, audio, scales
+
+
+@partial(jax.jit, static_argnames=("model", "head"))
+def decode_masks(model: Crab, variables, states, scales, *, head: str):
+    """States [B K D] and scales → float32 [B C S S] of one head."""
+    return model.apply(variables, states, scales, heads=(head,), method="decode_masks")[head]
+
+
+def compiled_shapes() -> dict[str, int]:
+    """How many shapes each jitted function was compiled for so far in this process."""
+    return {f.__name__: f._cache_size() for f in (encode, generate, decode_masks)}
+
+
+class Engine:
+    """Holds one model's weights on the device and answers requests."""
+
+    def __init__(
+        self,
+        config: CrabConfig,
+        variants: Mapping[str, Flat],
+        *,
+        dtype: jnp.dtype = jnp.bfloat16,
+        sampling: Sampling | None = None,
+        buckets: Buckets | None = None,
+        max_batch: int = 8,
+    ):
+        """Moves the weights.
+
+        Args:
+            config: all sizes.
+            variants: name → flat parameters as loaded; variants may share arrays, shared arrays are kept once.
+            dtype: bfloat16, or float32 for parity (then products run at the highest precision).
+            sampling: greedy if None.
+            buckets: ladders of static shapes.
+            max_batch: at most this many samples at once.
+        """
+        self.config = config
+        self.dtype = jnp.dtype(dtype)
+        self.sampling = sampling or Sampling()
+        self.buckets = buckets or Buckets()
+        self.max_batch = max_batch
+        self.model = Crab(config, self.dtype, unrolled=True)
+        moved: dict[int, Any] = {}
+
+        def move(leaf):
+            # The array itself is kept beside its copy, so that its id stays taken while this runs.
+            if id(leaf) not in moved:
+                moved[id(leaf)] = (leaf, jnp.asarray(leaf, self.dtype))
+            return moved[id(leaf)][1]
+
+        unstacked: dict[int, tuple] = {}
+
+        def split_layers(path, leaf):
+            if id(leaf) not in unstacked:
+                layers = unstack({path: leaf}, config.llama.num_layers)
+                unstacked[id(leaf)] = (leaf, {p: jnp.asarray(x, self.dtype) for p, x in layers.items()})
+            return unstacked[id(leaf)][1]
+
+        self._variables = {}
+        for name, flat in variants.items():
+            parts: Flat = {}
+            for path, leaf in flat.items():
+                parts |= split_layers(path, leaf) if path.startswith("llama/layers/") else {path: move(leaf)}
+            self._variables[name] = {"params": nest(parts)}
+
+    def run(
+        self, requests: Sequence[Request], *, progress: Callable[[int], None] = lambda n: None
+    ) -> list[Reply | Exception]:
+        """Answers all requests, in their order.
+
+        Args:
+            requests: any number, any mixture.
+            progress: called with the number of samples that became ready.
+
+        Returns:
+            One `Reply` per request; a request that cannot be laid out gives its exception instead and stops nothing.
+        """
+        replies: list[Reply | Exception] = [RuntimeError("not answered")] * len(requests)
+        groups: dict[tuple, list[int]] = collections.defaultdict(list)
+        for i, request in enumerate(requests):
+            try:
+                groups[self._shape(request)].append(i)
+            except ValueError as error:
+                replies[i] = error
+                progress(1)
+        precise = self.dtype == jnp.float32
+        with jax.default_matmul_precision("highest") if precise else contextlib.nullcontext():
+            for shape, members in groups.items():
+                for i in range(0, len(members), self.max_batch):
+                    chunk = members[i : i + self.max_batch]
+                    for index, reply in zip(chunk, self._batch(shape, [requests[j] for j in chunk]), strict=True):
+                        replies[index] = reply
+                    progress(len(chunk))
+        return replies
+
+    def _shape(self, request: Request) -> tuple:
+        """The static shape that this request rounds up to; equal shapes share batches."""
+        example, fit = request.example, self.buckets.fit
+        if request.variant not in self._variables:
+            raise BatchError(
+                f"{example.name}: needs the weights {request.variant!r}, loaded are {', '.join(self._variables)}"
+            )
+        check_counts(
+            example,
+            ids=self.config.token_ids,
+            frame_tokens=self.config.vl_projector.num_queries,
+            window_tokens=self.config.al_projector.num_queries,
+        )
+        room = self.config.llama.max_positions - len(example.prompt)
+        if room <= 0:
+            raise BatchError(
+                f"{example.name}: the prompt has {len(example.prompt)} tokens, the language model has "
+                f"{self.config.llama.max_positions} positions"
+            )
+        frames = 0 if example.frames is None else len(example.frames)
+        windows, height = (0, 0) if example.fbank is None else (len(example.fbank), example.fbank.shape[1] // 16)
+        layout = Layout(
+            tokens=fit("tokens", len(example.prompt)),
+            frames=fit("frames", frames),
+            windows=fit("windows", windows),
+            patch_rows=fit("patch_rows", height),
+            masks=0,
+        )
+        limit = min(request.max_new_tokens, room)
+        return request.variant, request.head, layout, fit("new_tokens", limit)
+
+    def _batch(self, shape: tuple, requests: Sequence[Request]) -> list[Reply]:
+        """Runs one batch; every request has the same shape."""
+        variant, head, layout, capacity = shape
+        variables = self._variables[variant]
+        size = self.buckets.fit("batch", len(requests))
+        padded = [*requests, *[requests[-1]] * (size - len(requests))]
+        batch: Batch = lay_out(
+            [r.example for r in padded],
+            layout=layout,
+            ids=self.config.token_ids,
+            image_size=self.config.clip.image_size,
+            frame_tokens=self.config.vl_projector.num_queries,
+            window_tokens=self.config.al_projector.num_queries,
+        )
+        room = self.config.llama.max_positions
+        limits = [min(r.max_new_tokens, room - len(r.example.prompt)) for r in requests]
+        limit = np.asarray(
+            limits + [0] * (size - len(requests)), np.int32
+        )  # filling rows are finished before they start
+        mask_frame = np.asarray([r.example.mask_frame for r in padded], np.int32)
+        clock = Clock()
+        with clock("encode"):
+            visual, audio, scales = jax.block_until_ready(
+                encode(
+                    self.model, variables, batch.frames, batch.fbank, batch.patch_rows, mask_frame,
+                    with_scales=head is not None,
+                )
+            )  # fmt: skip
+        s = self.sampling
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(s.seed)))(np.asarray([r.row for r in padded]))
+        with clock("generate"):
+            out = jax.block_until_ready(
+                generate(
+                    self.model, variables, batch.tokens, batch.segment, batch.position, visual, audio, limit, keys,
+                    (jnp.float32(s.temperature), jnp.int32(s.top_k), jnp.float32(s.top_p)),
+                    capacity=capacity, greedy=s.temperature == 0,
+                )
+            )  # fmt: skip
+        wanted = len(self.config.token_ids.masks)
+        counts = np.asarray(out.mask_count)
+        logits = None
+        if head is not None and (counts[: len(requests)] >= wanted).any():
+            with clock("masks"):
+                logits = np.asarray(decode_masks(self.model, variables, out.mask_states, scales, head=head), np.float32)
+        ids, lengths = np.asarray(out.ids), np.asarray(out.length)
+        seconds = clock.seconds | {"shared_by": len(requests)}
+        replies = []
+        for b in range(len(requests)):
+            answer = tuple(ids[b, : lengths[b]].tolist())
+            replies.append(
+                Reply(
+                    ids=answer,
+                    finished=bool(answer) and answer[-1] == self.config.token_ids.eos,
+                    mask_count=int(counts[b]),
+                    mask_logits=logits[b] if logits is not None and counts[b] >= wanted else None,
+                    seconds=seconds,
+                )
+            )
+        return replies
+
+
+class Clock:
+    """Wall time by phase."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[phase] = round(time.perf_counter() - started, 4)

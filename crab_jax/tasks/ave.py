@@ -1,0 +1,93 @@
+"""Which event is both heard and seen in a video, and when (AVE)."""
+
+from __future__ import annotations
+
+from crab_jax.tasks import parsing
+from crab_jax.tasks.base import (
+    AUDIO,
+    VIDEO,
+    AudioRule,
+    Event,
+    Events,
+    Media,
+    Row,
+    RowError,
+    TaskSpec,
+    Unparsed,
+    Wording,
+    words,
+)
+from crab_jax.tasks.vocabulary import AVE_EVENTS
+
+INSTRUCTION = VIDEO + AUDIO + "Please describe the events and time range that occurred in the video."
+CLAUSE = "So the audible and visible event in the video is <event> {event} </event>, and the time range is {ranges}."
+RANGE = "<range> {start},{end} </range>"
+
+
+def compose(row: Row, wording: Wording) -> str:
+    """The description and one clause per event, with all its times; the same in every wording."""
+    if row.label_text:
+        return words(row, "label_text")
+    clauses = []
+    for name, events in parsing.by_name(answer(row).events):
+        ranges = [RANGE.format(start=e.start_s, end=e.end_s) for e in events]
+        clauses.append(CLAUSE.format(event=name, ranges=" and ".join(ranges)))
+    return parsing.sentences(parsing.free_text(row, "reasoning"), *clauses)
+
+
+def answer(row: Row) -> Events:
+    """The events of the row, with the names of the vocabulary."""
+    if not row.events:
+        raise RowError("events: missing, every AVE video has one")
+    return Events(parsing.check_events(row.events, AVE_EVENTS, "events"))
+
+
+def parse(text: str) -> Events | Unparsed:
+    """Each `<event>` with the `<range>` tags that follow it, or with `(s e)` pairs of its own.
+
+    What cannot be used is listed in `ignored`; if nothing can, the text is unparsed. Times are kept as said, so that a
+    metric may count their end in or out.
+
+    Source: specification 10.3; several events in one answer are silent there and are all kept.
+    """
+    said = parsing.one_line(parsing.clean(text))
+    found = parsing.tags(said, "event")
+    if not found:
+        return Unparsed(text, "no <event> tag")
+    events: list[Event] = []
+    ignored: list[str] = parsing.unclosed(said, "event") + parsing.unclosed(said, "range")
+    ranges = parsing.tags(said, "range")
+    for i, tag in enumerate(found):
+        # Ranges before the first event belong to it, as in "from <range> 0,4 </range> there is a <event> …".
+        begin = tag.end() if i else 0
+        end = found[i + 1].start() if i + 1 < len(found) else len(said)
+        pairs = []
+        for r in ranges:
+            if begin <= r.start() < end:
+                pair = parsing.read_pair(r[2])
+                pairs.append(pair) if pair else ignored.append(f"range {r[2].strip()!r} is not two whole seconds")
+        whole = parsing.known(tag[2], AVE_EVENTS)
+        for name, own in [(whole, [])] if whole else parsing.named_pairs(tag[2]):
+            if (event := parsing.known(name, AVE_EVENTS)) is None:
+                ignored.append(f"{name!r} is not among the {len(AVE_EVENTS)} events")
+            elif not (times := own or pairs):
+                ignored.append(f"{event}: no time range")
+            else:
+                parsing.add_events(event, times, events, ignored)
+        if not tag[2].strip():
+            ignored.append("an empty <event> tag")
+    return Events(tuple(events), tuple(ignored)) if events else Unparsed(text, "; ".join(ignored))
+
+
+_MEDIA = Media(frames=10, audio=AudioRule.EACH_SECOND, seconds=10)
+
+SPEC = TaskSpec(
+    name="ave",
+    about="names the event that is heard and seen, and its seconds",
+    instruction=dict.fromkeys(Wording, INSTRUCTION),
+    media=dict.fromkeys(Wording, _MEDIA),
+    compose=compose,
+    answer=answer,
+    parse=parse,
+    max_new_tokens=500,
+)
