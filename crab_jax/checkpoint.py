@@ -18,8 +18,10 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from crab_jax.backbones.mask_decoder import MaskDecoderConfig
 from crab_jax.config import ConfigError, build, to_dict
@@ -27,7 +29,19 @@ from crab_jax.groups import CheckpointError, describe, groups, load_group, nbyte
 from crab_jax.model import CrabConfig
 from crab_jax.params import Flat
 
-__all__ = ["MANIFEST", "CheckpointError", "Weights", "check_space", "load", "load_kept", "read_manifest", "save"]
+__all__ = [
+    "MANIFEST",
+    "CheckpointError",
+    "Weights",
+    "check_space",
+    "check_target",
+    "load",
+    "publish",
+    "read_config",
+    "read_manifest",
+    "save",
+    "stream",
+]
 
 FORMAT = 1
 MANIFEST = "crab.json"
@@ -102,7 +116,7 @@ def save(
         CheckpointError: the folder exists, is something else, or does not fit on the disk.
     """
     directory = pathlib.Path(os.path.abspath(directory))
-    _check_target(directory, overwrite=overwrite)
+    check_target(directory, overwrite=overwrite)
     arrays = {"base": dict(params)}
     arrays |= {name: dict(over) for name, over in (overlays or {}).items()}
     if clash := set(overlays or {}) & {"base", "kept"}:
@@ -139,8 +153,7 @@ def save(
             (partial / "report.json").write_text(_json(report), encoding="utf-8")
         manifest["contents"] = {p.relative_to(partial).as_posix(): p.stat().st_size for p in _walk(partial)}
         (partial / MANIFEST).write_text(_json(manifest), encoding="utf-8")
-        os.chmod(partial, 0o777 & ~_umask())
-        _replace(partial, directory)
+        publish(partial, directory)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CheckpointError(f"{directory}: the disk is full; nothing was left behind") from error
@@ -149,8 +162,9 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check_target(directory: pathlib.Path, *, overwrite: bool) -> None:
+def check_target(directory: str | os.PathLike, *, overwrite: bool) -> None:
     """Raises `CheckpointError` unless a folder may be written there: nothing, nothing in it, or a weights folder."""
+    directory = pathlib.Path(directory)
     if not directory.exists():
         return
     if not directory.is_dir():
@@ -194,8 +208,9 @@ def _walk(directory: pathlib.Path) -> list[pathlib.Path]:
     return sorted(p for p in directory.rglob("*") if p.is_file())
 
 
-def _replace(new: pathlib.Path, old: pathlib.Path) -> None:
-    """Moves `new` to the place of `old`; at no moment is there a mixture of the two."""
+def publish(new: pathlib.Path, old: pathlib.Path) -> None:
+    """Moves a finished temporary folder to its place; at no moment is there a mixture of the two."""
+    os.chmod(new, 0o777 & ~_umask())  # temporary folders are private
     if not old.exists():
         os.rename(new, old)
         return
@@ -268,10 +283,8 @@ def load(
     """
     directory = pathlib.Path(os.path.abspath(directory))
     manifest = read_manifest(directory)
-    config = _config(directory, manifest)
     sections = _choose_sections(directory, manifest, variant)
-    if variant is not None:
-        config = _overlay_config(config, manifest, variant)
+    config = read_config(directory, manifest, variant)
     if parts is not None:
         parts = set(parts)
         names = {f.name for f in dataclasses.fields(CrabConfig)}
@@ -311,8 +324,8 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     path = directory / MANIFEST
     if not path.is_file():
         raise CheckpointError(
-            f"{directory}: no {MANIFEST} in it, so it is no weights folder or one that was never finished; make one with "
-            "`crab convert`"
+            f"{directory}: no {MANIFEST} in it, so it is no weights folder or one that was never finished; make one "
+            "with `crab convert`"
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -326,27 +339,44 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     return manifest
 
 
-def load_kept(
-    directory: str | os.PathLike, manifest: Mapping[str, Any], group: str
-) -> dict[tuple[str, str], np.ndarray]:
-    """One group of the tensors that are kept for export: file and name → array."""
+def stream(directory: str | os.PathLike, manifest: Mapping[str, Any], section: str) -> Iterator[tuple[Any, Any]]:
+    """Reads one section group by group, in less memory than its size.
+
+    Args:
+        directory: the weights folder.
+        manifest: of it.
+        section: "base", an overlay, or "kept".
+
+    Yields:
+        Path and NumPy array as stored; for "kept", the pair of file and name instead of the path.
+    """
     directory = pathlib.Path(os.path.abspath(directory))
-    _check_files(directory, manifest, f"params/{group}/")
-    names = {
-        f"tensors/{entry['number']}": (file, name, entry)
-        for file, entries in manifest["kept"].items()
-        for name, entry in entries.items()
-        if entry["in"] == group
-    }
-    flat = load_group(directory / "params" / group, {path: entry for path, (_, _, entry) in names.items()})
-    return {names[path][:2]: x for path, x in flat.items()}
+    if section == "kept":
+        entries = {
+            f"tensors/{entry['number']}": ((file, name), entry)
+            for file, tensors in manifest["kept"].items()
+            for name, entry in tensors.items()
+        }
+    else:
+        entries = {path: (path, entry) for path, entry in manifest["arrays"][section].items()}
+    for group in dict.fromkeys(entry["in"] for _, entry in entries.values()):
+        stored = {path: entry for path, (_, entry) in entries.items() if entry["in"] == group}
+        if group is None:  # empty arrays
+            flat = {path: np.empty(entry["shape"], entry["dtype"]) for path, entry in stored.items()}
+        else:
+            _check_files(directory, manifest, f"params/{group}/")
+            flat = load_group(directory / "params" / group, stored)
+        for path, x in flat.items():
+            yield entries[path][0], x
 
 
-def _config(directory: pathlib.Path, manifest: Mapping[str, Any]) -> CrabConfig:
+def read_config(directory: str | os.PathLike, manifest: Mapping[str, Any], variant: str | None = None) -> CrabConfig:
+    """The config in a manifest; with `variant`, the overlay's own mask decoder in it."""
     try:
-        return build(CrabConfig, manifest["config"], where=f"{directory / MANIFEST}: config")
+        config = build(CrabConfig, manifest["config"], where=f"{pathlib.Path(directory) / MANIFEST}: config")
     except ConfigError as error:
         raise CheckpointError(f"{error}; the folder was made by another version, convert the weights again") from error
+    return config if variant is None else _overlay_config(config, manifest, variant)
 
 
 def _overlay_config(config: CrabConfig, manifest: Mapping[str, Any], name: str) -> CrabConfig:

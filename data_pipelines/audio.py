@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from data_pipelines.container import Walk, decode, open_container, pick_stream, prepare, streams_in_words
+from data_pipelines.container import Walk, decode, found_instead, open_container, pick_stream, prepare
 from data_pipelines.media import MIN_WHOLE, MediaError, bad, check_file, sniff
 
 RATE = 16_000  # samples per second of everything behind this module
@@ -19,6 +19,8 @@ MAX_AUDIO_S = 3600  # longer sound is refused before it fills the memory; no tas
 
 _EXPECTED = "sound"
 _AGAIN = "record, download or convert it again"
+_SLACK_S = 0.1  # a few packets, beside the share of `MIN_WHOLE`
+_MP3_PADDING_S = 0.5  # encoders add a few packets at both ends, which are not part of the sound
 _UNKNOWN_SIZES = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # written by programs that stream a WAV and cannot know its length
 
 
@@ -78,7 +80,7 @@ def _read_soundfile(path: pathlib.Path, description: str) -> tuple[np.ndarray, i
         return None
     with file:
         _check_length(path, file.frames / file.samplerate)
-        if file.format == "MP3" and _packet_seconds(path) * MIN_WHOLE > file.frames / file.samplerate:
+        if file.format == "MP3" and MIN_WHOLE * _packet_seconds(path) > file.frames / file.samplerate + _MP3_PADDING_S:
             # Without a length header libsndfile guesses one from the first bit rate, and stops there in mid-sound.
             return None
         parts, got = [], 0
@@ -145,11 +147,11 @@ def _read_container(path: pathlib.Path) -> tuple[np.ndarray, int]:
     with open_container(path, expected=_EXPECTED) as container:
         stream = pick_stream(container, "audio")
         if stream is None:
-            found = f"no audio stream, only {streams_in_words(container)}"
-            raise bad(path, expected=_EXPECTED, found=found, advice="give the sound as a file of its own (audio_path)")
+            advice = "give the sound as a file of its own (audio_path)"
+            raise bad(path, expected=_EXPECTED, found=found_instead(container, "audio"), advice=advice)
         prepare(stream, path, expected=_EXPECTED)
         walk = Walk(container)
-        parts, native, samples, lost = [], 0, 0, 0
+        parts, native, samples, lost, first_s, last_s = [], 0, 0, 0, None, 0.0
         for frame in decode(walk.packets(stream), stream):
             if not isinstance(frame, av.AudioFrame):
                 lost += 1
@@ -161,13 +163,17 @@ def _read_container(path: pathlib.Path) -> tuple[np.ndarray, int]:
             parts.append(_mono(frame))
             samples += frame.samples
             _check_length(path, samples / native)
-        walk.check_whole(path, expected=_EXPECTED, slack_s=0.1)
+            if frame.time is not None:
+                first_s = frame.time if first_s is None else first_s
+                last_s = frame.time + frame.samples / native
+        walk.check_whole(path, expected=_EXPECTED, slack_s=_SLACK_S)
         if not parts:
-            raise bad(
-                path, expected=_EXPECTED, found=f"{streams_in_words(container)}, of which no sample can be decoded"
-            )
+            raise bad(path, expected=_EXPECTED, found="an audio stream of which no sample can be decoded")
         if lost > max(1, (1 - MIN_WHOLE) * (len(parts) + lost)):
             found = f"a damaged sound track: {lost} of {len(parts) + lost} packets cannot be decoded"
+            raise bad(path, expected=_EXPECTED, found=found, advice=_AGAIN)
+        if first_s is not None and samples / native + _SLACK_S < MIN_WHOLE * (last_s - first_s):
+            found = f"a sound track with gaps: {samples / native:.2f} s of sound in {last_s - first_s:.2f} s of time"
             raise bad(path, expected=_EXPECTED, found=found, advice=_AGAIN)
         return np.concatenate(parts), native
 
@@ -181,7 +187,7 @@ def _mono(frame: av.AudioFrame) -> np.ndarray:
         array = (array.astype(np.float32) - 128) / 128
     elif np.issubdtype(array.dtype, np.integer):
         array = array.astype(np.float32) / -float(np.iinfo(array.dtype).min)
-    return array.astype(np.float32).mean(axis=0)
+    return array.astype(np.float32)[0]
 
 
 def _check_length(path: pathlib.Path, seconds: float) -> None:

@@ -40,14 +40,14 @@ def open_container(path: pathlib.Path, *, expected: str) -> Iterator[av.containe
         yield container
 
 
-def streams_in_words(container: av.container.InputContainer) -> str:
-    """For messages: "a video stream (h264) and an audio stream (aac)"."""
+def found_instead(container: av.container.InputContainer, missing: str) -> str:
+    """For messages: "no audio stream, only a video stream (h264)"."""
     found = []
     for stream in container.streams:
         kind = "cover picture" if is_cover(stream) else f"{stream.type} stream"
         codec = stream.codec_context.name if stream.codec_context is not None else "unknown codec"
         found.append(f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} ({codec})")
-    return " and ".join(found) or "no stream at all"
+    return f"no {missing} stream, only {' and '.join(found)}" if found else "no stream at all"
 
 
 def is_cover(stream: av.stream.Stream) -> bool:
@@ -58,7 +58,7 @@ def is_cover(stream: av.stream.Stream) -> bool:
 def pick_stream(container: av.container.InputContainer, kind: str) -> av.stream.Stream | None:
     """The stream of a kind ("video" or "audio") that libav thinks best, as decord and ffmpeg do; None without one."""
     best = container.streams.best(kind)
-    if best is None or not is_cover(best):
+    if best is not None and not is_cover(best):
         return best
     return next((s for s in container.streams if s.type == kind and not is_cover(s)), None)
 
@@ -70,9 +70,8 @@ def prepare(stream: av.stream.Stream, path: pathlib.Path, *, expected: str) -> N
         MediaError: this build of FFmpeg has no decoder for it.
     """
     if stream.codec_context is None:
-        raise bad(
-            path, expected=expected, found="a codec that this FFmpeg cannot decode", advice="convert it to H.264 or AAC"
-        )
+        advice = "convert it to H.264 and AAC"
+        raise bad(path, expected=expected, found="a codec that this FFmpeg cannot decode", advice=advice)
     stream.codec_context.thread_count = 1
 
 

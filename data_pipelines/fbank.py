@@ -1,8 +1,8 @@
 """Kaldi's log-mel filter bank, in NumPy.
 
-Everything behind the tables is float64, whatever goes in. The reference has two paths, float32, and float64 for segments
-that it had padded with double zeros (Q-25); float64 agrees with the one to the last bits and with the other to the
-noise that float32 leaves in near-silent bins.
+Everything behind the tables is float64, whatever goes in. The reference has two paths: float32, and float64 for
+segments that it had padded with double zeros (Q-25). Float64 agrees with the latter to the last bits, and with the
+former to the noise that float32 leaves in near-silent bins.
 """
 
 from __future__ import annotations

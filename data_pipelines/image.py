@@ -14,7 +14,7 @@ from data_pipelines.media import MediaError, bad, check_file, sniff
 MAX_PIXELS = 89_478_485  # Pillow's own limit; a small file that unfolds to more is refused
 
 # What Pillow may try. Left to itself it would also start Ghostscript, among others.
-_FORMATS = ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "MPO", "TGA"]
+_FORMATS = ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "TGA"]
 
 
 def read_image(path: str | os.PathLike[str], *, size: int) -> np.ndarray:

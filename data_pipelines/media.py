@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pathlib
+import string
 
 MIN_WHOLE = 0.99  # a file that holds at least this share of what it announces is read, a file with less is an error
 
 _HEAD_BYTES = 4096
+_PRINTABLE = frozenset(string.printable.encode())
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 # (offset, bytes, family, description); the first that fits wins.
 _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
@@ -25,11 +29,14 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (8, b"AIFC", "audio", "an AIFF file"),
     (0, b"fLaC", "audio", "a FLAC file"),
     (0, b"ID3", "audio", "an MP3 file"),
+    (0, b"#!AMR", "audio", "an AMR file"),
     (0, b"OggS", "audio", "an Ogg file"),
     (8, b"AVI ", "video", "an AVI file"),
     (4, b"ftypM4A", "video", "an M4A file"),
     (4, b"ftyp", "video", "an MP4 or MOV file"),
     (4, b"moov", "video", "a MOV file"),
+    (4, b"mdat", "video", "a MOV file"),
+    (4, b"wide", "video", "a MOV file"),
     (0, b"\x1a\x45\xdf\xa3", "video", "a WebM or Matroska file"),
     (0, b"FLV\x01", "video", "an FLV file"),
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "video", "a WMV or ASF file"),
@@ -89,29 +96,27 @@ def sniff(path: pathlib.Path) -> tuple[str, str]:
     for offset, magic, family, description in _MAGIC:
         if head[offset : offset + len(magic)] == magic:
             return family, description
-    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
-        return "audio", "an MP3 or AAC stream"
-    if head[:1] == b"\x47" and head[188:189] in (b"\x47", b""):
-        return "video", "an MPEG transport stream"
     if not head.strip(b"\0"):
-        return (
-            "zeros",
-            f"{path.stat().st_size} bytes of which the first {len(head)} are zero (an interrupted download?)",
-        )
-    if _is_text(head):
-        kind = (
-            "an HTML page"
-            if b"<html" in head[:512].lower() or b"<!doctype html" in head[:512].lower()
-            else "a text file"
-        )
-        return "text", f"{kind} (it starts {head[:40].decode('utf-8', 'replace')!r})"
+        size = path.stat().st_size
+        return "zeros", f"{size} bytes of which the first {len(head)} are zero (an interrupted download?)"
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[:2] not in _UTF16:
+        return "audio", "an MP3 or AAC stream"
+    if head[:1] == b"\x47" and head[188:189] == b"\x47":
+        return "video", "an MPEG transport stream"
+    text = _text(head)
+    if text is not None:
+        kind = "an HTML page" if "<html" in text[:512].lower() else "a text file"
+        return "text", f"{kind} (it starts {text[:40]!r})"
     return "unknown", "data of no known media format"
 
 
-def _is_text(head: bytes) -> bool:
+def _text(head: bytes) -> str | None:
+    """The characters, if the bytes are text."""
     try:
-        # A character may be cut in two at the end of the head.
-        text = head[: len(head) - 3].decode("utf-8") if len(head) == _HEAD_BYTES else head.decode("utf-8")
+        # Incremental, because a character may be cut in two at the end of the head.
+        text = codecs.getincrementaldecoder("utf-16" if head[:2] in _UTF16 else "utf-8")().decode(head)
     except UnicodeDecodeError:
-        return False
-    return all(c.isprintable() or c in "\t\n\r\f" for c in text)
+        # Another encoding, or a stray byte: most of it is printable ASCII nevertheless, of random bytes two in five.
+        mostly = b"\0" not in head and sum(c in _PRINTABLE for c in head) > 0.7 * len(head)
+        return head.decode("latin-1") if mostly else None
+    return text if all(c.isprintable() or c in "\t\n\r\f\ufeff" for c in text) else None

@@ -10,7 +10,7 @@ import pathlib
 import av
 import numpy as np
 
-from data_pipelines.container import Walk, decode, open_container, pick_stream, prepare, streams_in_words
+from data_pipelines.container import Walk, decode, found_instead, open_container, pick_stream, prepare
 from data_pipelines.media import MIN_WHOLE, bad, check_file
 
 _EXPECTED = "a video"
@@ -51,7 +51,7 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
         stream = pick_stream(container, "video")
         if stream is None:
             if not has_audio:
-                raise bad(path, expected="a video or sound file", found=streams_in_words(container))
+                raise bad(path, expected="a video or sound file", found=found_instead(container, "video or audio"))
             return MediaInfo(False, True, duration_s, 0.0, 0, 0, 0)
         fps = float(stream.average_rate or 0)
     count = _count(path)
@@ -77,7 +77,8 @@ def read_video(path: str | os.PathLike[str], *, frames: int, size: int) -> np.nd
     Pictures are turned upright when the file says that the camera was held sideways, converted with the colour matrix
     and range the file names (BT.601 if none) and scaled bilinearly to a square without keeping the aspect ratio, all as
     decord does it. One percent of the pictures may be missing or damaged; then the indices are spread over those that
-    are there.
+    are there. (Transport streams and raw streams do not announce their length: there, what is missing at the end goes
+    unnoticed.)
 
     Args:
         path: a video in any container and codec that PyAV's FFmpeg knows.
@@ -109,9 +110,7 @@ def read_video(path: str | os.PathLike[str], *, frames: int, size: int) -> np.nd
 def _video_stream(container: av.container.InputContainer, path: pathlib.Path) -> av.video.stream.VideoStream:
     stream = pick_stream(container, "video")
     if stream is None:
-        raise bad(
-            path, expected="a video with a picture track", found=f"no video stream, only {streams_in_words(container)}"
-        )
+        raise bad(path, expected="a video with a picture track", found=found_instead(container, "video"))
     prepare(stream, path, expected=_EXPECTED)
     return stream
 
@@ -152,9 +151,8 @@ def _decode_at(path: pathlib.Path, indices: list[int], *, size: int) -> tuple[li
                 try:
                     kept.append(scale(frame))
                 except (av.error.FFmpegError, ValueError) as error:
-                    found = (
-                        f"pixels that cannot become RGB ({frame.format.name}, {frame.width}x{frame.height}: {error})"
-                    )
+                    what = f"{frame.format.name}, {frame.width}x{frame.height}: {error}"
+                    found = f"pixels that cannot become RGB ({what})"
                     raise bad(path, expected=_EXPECTED, found=found) from error
             decoded += 1
     return kept, decoded, damaged
@@ -188,11 +186,8 @@ class _Scaler:
 
     def _build(self, frame: av.VideoFrame) -> av.filter.Graph:
         graph = av.filter.Graph()
-        nodes = [
-            graph.add_buffer(
-                width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base
-            )
-        ]
+        source = {"width": frame.width, "height": frame.height, "format": frame.format.name}
+        nodes = [graph.add_buffer(**source, time_base=frame.time_base)]
         nodes += [graph.add("transpose", turn) for turn in self._TURN.get(_clockwise(frame), [])]
         nodes.append(graph.add("scale", f"{self._size}:{self._size}:flags=bilinear"))
         nodes.append(graph.add("format", "rgb24"))

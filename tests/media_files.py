@@ -19,9 +19,22 @@ def tone(seconds: float, rate: int, *, channels: int = 1, hz: float = 440.0) -> 
     return (0.3 * np.sin(2 * np.pi * pitch * t) * np.minimum(1, 4 * t) + 0.01 * noise).astype(np.float32)
 
 
-def gray_step(i: int, width: int, height: int) -> np.ndarray:
-    """A picture whose gray level tells its number: 8 + 2 i, up to 120 pictures.  uint8 `[height width 3]`"""
-    return np.full((height, width, 3), min(8 + 2 * i, 250), np.uint8)
+_BITS = 8
+
+
+def numbered(i: int, width: int, height: int) -> np.ndarray:
+    """A picture that tells its number, 0 to 255, in black and white bars.  uint8 `[height width 3]`"""
+    bars = np.array([200 * (i >> bit & 1) + 20 for bit in range(_BITS)], np.uint8)
+    row = bars[np.arange(width) * _BITS // width]
+    return np.broadcast_to(row[None, :, None], (height, width, 3)).copy()
+
+
+def numbers(frames: np.ndarray) -> list[int]:
+    """The numbers of pictures made by `numbered`, at any size.  uint8 `[n height width 3]`"""
+    width = frames.shape[2]
+    centres = (2 * np.arange(_BITS) + 1) * width // (2 * _BITS)
+    bits = frames[:, frames.shape[1] // 2, centres, 1] > 120
+    return [int(b @ (1 << np.arange(_BITS))) for b in bits]
 
 
 def write_video(
@@ -31,7 +44,7 @@ def write_video(
     width: int = 64,
     height: int = 48,
     rate: int = 10,
-    picture: Callable[[int, int, int], np.ndarray] = gray_step,
+    picture: Callable[[int, int, int], np.ndarray] = numbered,
     codec: str = "libx264",
     pix_fmt: str = "yuv420p",
     codec_options: dict[str, str] | None = None,

@@ -600,15 +600,26 @@ def test_qformer_dropout():
     quiet = compiled(model)(params, features)
     np.testing.assert_array_equal(quiet, compiled(QFormer(SMALL))(params, features))
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def noisy(config, seed):
+    @jax.jit
+    def noisy(params, seed):
         rngs = {"dropout": jax.random.key(seed, impl="rbg")}  # compiles four times as fast as the default on CPU
-        return QFormer(config).apply(params, features, deterministic=False, rngs=rngs)
+        return model.apply(params, features, deterministic=False, capture=True, rngs=rngs)
 
-    assert np.abs(noisy(config, 1) - quiet).max() > 1e-3
-    assert np.abs(noisy(config, 1) - noisy(config, 2)).max() > 1e-3
-    np.testing.assert_array_equal(noisy(config, 1), noisy(config, 1))
-    np.testing.assert_allclose(noisy(dataclasses.replace(SMALL, dropout=0.0), 1), quiet, **CLOSE)
+    assert np.abs(noisy(params, 1)[0] - quiet).max() > 1e-3
+    assert np.abs(noisy(params, 1)[0] - noisy(params, 2)[0]).max() > 1e-3
+    np.testing.assert_array_equal(noisy(params, 1)[0], noisy(params, 1)[0])
+
+    # Every layer draws its own masks: attention that gives 0 and an MLP that gives 1 leave nothing but the mask.
+    mute = flat.flatten(params["params"])
+    for path in ("attn/norm/scale", "attn/norm/bias", "cross/norm/scale", "cross/norm/bias", "down/kernel"):
+        mute[f"layers/{path}"] = np.zeros_like(mute[f"layers/{path}"])
+    for path in ("down/bias", "norm/scale"):
+        mute[f"layers/{path}"] = np.ones_like(mute[f"layers/{path}"])
+    mute["layers/norm/bias"] = np.zeros_like(mute["layers/norm/bias"])
+    _, seen = noisy({"params": flat.nest(mute)}, 1)
+    kept = [np.asarray(seen[f"layer{i}.out"]) > 0 for i in range(SMALL.num_layers)]
+    assert all(k.any() and not k.all() for k in kept)
+    assert (kept[0] != kept[1]).any()
     with pytest.raises(flax.errors.InvalidRngError):
         model.apply(params, features, deterministic=False)
 

@@ -14,6 +14,9 @@ F = torch.nn.functional
 
 S, C = 6, 5
 
+jitted = jax.jit(mask_loss, static_argnames="reduction")
+with_gradient = jax.jit(jax.value_and_grad(mask_loss, has_aux=True), static_argnames="reduction")
+
 
 def tensor(x):
     return torch.from_numpy(np.array(x))
@@ -135,7 +138,7 @@ def test_semantic_ce_of_an_impossible_class_is_nan(batch):
 def test_mask_loss_by_hand(batch, reduction, valid):
     logits, masks, is_semantic, _ = batch
     valid = np.array(valid, bool)
-    loss, parts = mask_loss(logits, masks, is_semantic, valid, reduction=reduction)
+    loss, parts = jitted(logits, masks, is_semantic, valid, reduction=reduction)
     want, terms = by_hand(logits, masks, is_semantic, valid)
     np.testing.assert_allclose(loss, want[reduction], rtol=1e-5)
     for part, name in (("bce", "bce"), ("dice", "dice"), ("semantic_ce", "ce")):
@@ -145,24 +148,24 @@ def test_mask_loss_by_hand(batch, reduction, valid):
 
 
 def test_mask_loss_weights(batch):
-    loss, _ = mask_loss(*batch, bce_weight=3.0, dice_weight=7.0, semantic_weight=11.0)
+    loss, _ = jitted(*batch, bce_weight=3.0, dice_weight=7.0, semantic_weight=11.0)
     np.testing.assert_allclose(loss, by_hand(*batch, w=(3.0, 7.0, 11.0))[0]["sum"], rtol=1e-5)
 
 
 def test_the_sum_grows_with_the_batch_and_the_mean_does_not(batch):
     doubled = jax.tree.map(lambda x: np.concatenate([x, x]), batch)
-    np.testing.assert_allclose(mask_loss(*doubled)[0], 2 * mask_loss(*batch)[0], rtol=1e-5)
-    mean = mask_loss(*batch, reduction="mean")[0]
-    np.testing.assert_allclose(mask_loss(*doubled, reduction="mean")[0], mean, rtol=1e-5)
+    np.testing.assert_allclose(jitted(*doubled)[0], 2 * jitted(*batch)[0], rtol=1e-5)
+    mean = jitted(*batch, reduction="mean")[0]
+    np.testing.assert_allclose(jitted(*doubled, reduction="mean")[0], mean, rtol=1e-5)
 
 
 def test_invalid_samples_contribute_nothing_even_if_they_are_not_finite(batch):
     logits, masks, is_semantic, valid = batch
-    clean = mask_loss(*batch)[0]
+    clean = jitted(*batch)[0]
     more = [np.concatenate([x, x[:2]]) for x in (logits["binary"], logits["semantic"], masks, is_semantic)]
     more[0][4:], more[1][4:], more[2][4:] = np.nan, np.inf, 255
     logits, valid = {"binary": more[0], "semantic": more[1]}, np.concatenate([valid, [False, False]])
-    value, gradient = jax.value_and_grad(lambda x: mask_loss(x, more[2], more[3], valid)[0])(logits)
+    (value, _), gradient = with_gradient(logits, more[2], more[3], valid)
     np.testing.assert_allclose(value, clean, rtol=1e-6)
     for g in gradient.values():
         assert np.isfinite(g).all()
@@ -174,9 +177,7 @@ def test_invalid_samples_contribute_nothing_even_if_they_are_not_finite(batch):
 def test_no_valid_sample_is_zero_loss_and_zero_gradient(batch):
     logits, masks, is_semantic, _ = batch
     for reduction in ("sum", "mean"):
-        value, gradient = jax.value_and_grad(
-            lambda x, r=reduction: mask_loss(x, masks, is_semantic, np.zeros(4, bool), reduction=r)[0]
-        )(logits)
+        (value, _), gradient = with_gradient(logits, masks, is_semantic, np.zeros(4, bool), reduction=reduction)
         assert value == 0
         assert not any(np.any(g) for g in gradient.values())
 
@@ -184,9 +185,9 @@ def test_no_valid_sample_is_zero_loss_and_zero_gradient(batch):
 def test_a_head_may_be_left_out_only_if_nobody_needs_it(batch):
     logits, masks, is_semantic, valid = batch
     only = {"binary": logits["binary"]}
-    loss, _ = mask_loss(only, masks, is_semantic, valid & ~is_semantic)
-    np.testing.assert_allclose(loss, mask_loss(logits, masks, is_semantic, valid & ~is_semantic)[0])
-    assert np.isnan(mask_loss(only, masks, is_semantic, valid)[0])
+    loss, _ = jitted(only, masks, is_semantic, valid & ~is_semantic)
+    np.testing.assert_allclose(loss, jitted(logits, masks, is_semantic, valid & ~is_semantic)[0])
+    assert np.isnan(jitted(only, masks, is_semantic, valid)[0])
 
 
 def test_mask_loss_refuses_what_it_cannot_use(batch):
@@ -195,5 +196,5 @@ def test_mask_loss_refuses_what_it_cannot_use(batch):
         mask_loss(*batch, reduction="max")
     with pytest.raises(ValueError, match="B=4"):
         mask_loss(logits, masks, is_semantic[:3], valid)
-    with pytest.raises(ValueError, match="B C S T"):
+    with pytest.raises(ValueError, match="B 1 S T"):
         mask_loss(logits, masks[:, :3], is_semantic, valid)

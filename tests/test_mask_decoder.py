@@ -69,6 +69,7 @@ PUBLISHED = MaskDecoderConfig(
     semantic_classes=71,
 )
 KINDS = np.array([False, True, False])
+QUICK = {"xla_backend_optimization_level": 0}  # compiling is most of these tests, and machine code need not be fast
 
 
 @pytest.fixture(autouse=True)
@@ -84,9 +85,10 @@ def inputs(config, batch, seed=0):
     return states, tuple(rng.normal(size=shape).astype(np.float32) for _ in range(config.levels))
 
 
-def initial(config, seed=0):
-    kind = jnp.zeros((1,), bool)
-    return flatten(MaskDecoder(config, jnp.float32).init(jax.random.key(seed), *inputs(config, 1), kind)["params"])
+def abstract(config):
+    """Shapes of all parameters."""
+    model = MaskDecoder(config, jnp.float32)
+    return flatten(jax.eval_shape(model.init, jax.random.key(0), *inputs(config, 1), KINDS[:1])["params"])
 
 
 def unload(table, flat):
@@ -97,7 +99,8 @@ def unload(table, flat):
 def tensors():
     """Random tensors under the published names. Norms and embeddings too are random, so that every name counts."""
     table, rng = weight_table(CONFIG), np.random.default_rng(3)
-    shapes = {k: x.shape for k, x in unload(table, initial(CONFIG)).items()} | dict(table.unused)
+    zeros = {path: np.zeros(x.shape, bool) for path, x in abstract(CONFIG).items()}
+    shapes = {k: x.shape for k, x in unload(table, zeros).items()} | dict(table.unused)
     shapes |= dict.fromkeys(PE_TENSORS.values(), (2, CONFIG.prompt_dim // 2))
     return {
         k: (rng.normal(size=s) / math.sqrt(max(math.prod(s[1:]), 1)) + ("norm" in k)).astype(np.float32)
@@ -114,12 +117,12 @@ def params(tensors):
 @pytest.fixture(scope="module")
 def decode():
     """Jitted `apply` of the small model."""
-    model = MaskDecoder(CONFIG, jnp.float32)
 
-    def apply(params, states, features, is_semantic=None, heads=("binary", "semantic")):
+    def apply(params, states, features, is_semantic=None, heads=("binary", "semantic"), dtype=jnp.float32):
+        model = MaskDecoder(CONFIG, dtype)
         return model.apply({"params": nest(params)}, states, features, is_semantic, heads=heads)
 
-    return jax.jit(apply, static_argnames="heads")
+    return jax.jit(apply, static_argnames=("heads", "dtype"), compiler_options=QUICK)
 
 
 # A second implementation: torch modules, one sample at a time, every tensor under its published name.
@@ -248,17 +251,17 @@ def test_everything_equals_the_second_implementation_and_so_do_the_gradients(ten
     masks[KINDS] = rng.integers(0, CONFIG.semantic_classes, masks[KINDS].shape)
     model = MaskDecoder(CONFIG, jnp.float32)
 
-    @jax.jit
-    @jax.value_and_grad
-    def ours(trained):
+    def loss(trained):
         params, states, features = trained
         logits = model.apply({"params": nest(params)}, states, features, KINDS)
-        return mask_loss(logits, masks, KINDS, np.ones(len(KINDS), bool))[0]
+        return mask_loss(logits, masks, KINDS, np.ones(len(KINDS), bool))[0], logits
+
+    ours = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICK)
+    (value, logits), (gradient, states_gradient, features_gradient) = ours((params, states, features))
 
     w = {k: torch.from_numpy(x).requires_grad_() for k, x in tensors.items()}
     theirs_in = [torch.from_numpy(x).requires_grad_() for x in (states, *features)]
     n_binary, n_semantic, binary, semantic = (~KINDS).sum(), KINDS.sum(), 0, 0
-    logits = model.apply({"params": nest(params)}, states, features, KINDS)
     for i, kind in enumerate(KINDS):
         x = reference(w, theirs_in[0][i], [f[i] for f in theirs_in[1:]], kind)
         np.testing.assert_allclose(logits["semantic" if kind else "binary"][i], x.detach(), atol=2e-5)
@@ -272,7 +275,6 @@ def test_everything_equals_the_second_implementation_and_so_do_the_gradients(ten
     want = (n_binary * binary + n_semantic * semantic) / len(KINDS)
     want.backward()
 
-    value, (gradient, states_gradient, features_gradient) = ours((params, states, features))
     np.testing.assert_allclose(value, want.item(), rtol=1e-5)
     for got, x in zip((states_gradient, *features_gradient), theirs_in, strict=True):
         np.testing.assert_allclose(got, x.grad, atol=2e-6, rtol=1e-3)
@@ -283,12 +285,15 @@ def test_everything_equals_the_second_implementation_and_so_do_the_gradients(ten
     inert = 2 * CONFIG.prompt_dim
     assert not np.any(gradient["query_generator/cross_attn_in/kernel"][:, :inert])  # Q-8, exactly zero here
     assert not any(np.any(gradient[path]) for path in PE_TENSORS)  # buffers
+    per_level = gradient["transformer/layers/mlp/lin1/kernel"]
+    assert not np.allclose(per_level[0], per_level[1])  # the levels start as copies and part in training
 
 
 @pytest.mark.parametrize(("size", "to"), [(8, 28), (16, 28), (32, 14), (28, 56), (7, 7), (9, 4), (1, 5), (64, 112)])
 def test_resize_is_torch_interpolate(size, to):
     x = np.random.default_rng(size).normal(size=(2, 3, size, size)).astype(np.float32)
-    np.testing.assert_allclose(resize(x, to), bilinear(torch.from_numpy(x), to), atol=1e-6)
+    # Both compute source positions of up to `size` pixels in float32; a pixel's neighbours differ by a few units.
+    np.testing.assert_allclose(resize(x, to), bilinear(torch.from_numpy(x), to), atol=size * 2.5e-7 + 5e-7)
 
 
 def test_positional_encoding_counts_columns_first():
@@ -323,8 +328,7 @@ def test_published_sizes(queries, scalars):
 
 def test_weights_round_trip(tensors, params):
     table = weight_table(CONFIG)
-    shapes = {path: x.shape for path, x in initial(CONFIG).items()}
-    assert {path: x.shape for path, x in params.items()} == shapes
+    assert {path: x.shape for path, x in params.items()} == {path: x.shape for path, x in abstract(CONFIG).items()}
     back = unload(table, params)
     assert set(back) | set(table.unused) | set(PE_TENSORS.values()) == set(tensors)
     for key, x in back.items():
@@ -333,18 +337,20 @@ def test_weights_round_trip(tensors, params):
 
 
 def test_initial_distributions():
-    """Specification A.5. Bounds are exact; a uniform draw of this many numbers comes within 10 % of its bound."""
+    """Specification A.5. The bounds are exact, and many draws come close to them."""
     config = dataclasses.replace(CONFIG, prompt_dim=32, mlp_dim=64, query_mlp_dim=48)
-    p = initial(config)
+    init = jax.jit(MaskDecoder(config, jnp.float32).init, compiler_options=QUICK)
+    p = flatten(init(jax.random.key(0), *inputs(config, 1), KINDS[:1])["params"])
     d, f = config.prompt_dim, config.upscaled_dim
 
     def uniform(path, bound):
         top = float(np.abs(p[path]).max())
-        assert 0.8 * bound < top <= bound * (1 + 1e-6), (path, top, bound)
+        # n draws stay below x of the bound with probability x^n: here 1e-6 at most.
+        assert bound * 1e-6 ** (1 / p[path].size) < top <= bound * (1 + 1e-6), (path, top, bound)
 
     for path, fan_in in {
         "prompt/lin1": config.in_features,
-        "prompt/lin2": d,
+        "prompt/lin2": config.in_features,
         "transformer/layers/self_attn/q": d,
         "transformer/layers/token_to_image/out": d // config.downsample,
         "transformer/layers/mlp/lin2": config.mlp_dim,
@@ -376,19 +382,6 @@ def test_initial_distributions():
     assert not np.array_equal(p["pe/level0"], p["pe/level1"])
 
 
-def test_the_copies_part_in_training(params):
-    """Both levels' transformers get gradients of their own."""
-    model = MaskDecoder(CONFIG, jnp.float32)
-    states, features = inputs(CONFIG, 1)
-    loss = jax.jit(
-        jax.grad(lambda p: model.apply({"params": nest(p)}, states, features, heads=("binary",))["binary"].sum())
-    )
-    g = loss(params)["transformer/layers/mlp/lin1/kernel"]
-    assert np.any(g[0])
-    assert np.any(g[1])
-    assert not np.allclose(g[0], g[1])
-
-
 def test_a_batch_equals_its_samples(decode, params):
     states, features = inputs(CONFIG, len(KINDS))
     together = decode(params, states, features, KINDS)
@@ -403,13 +396,13 @@ def test_heads_select_maps_and_never_numbers(decode, params):
     states, features = inputs(CONFIG, len(KINDS))
     both = decode(params, states, features, KINDS)
     for head, size in (("binary", CONFIG.binary_classes), ("semantic", CONFIG.semantic_classes)):
-        one = decode(params, states, features, KINDS, heads=(head,))
+        one = decode(params, states, features, heads=(head,))  # is_semantic follows from the head
         assert set(one) == {head}
         assert one[head].shape == (len(KINDS), size, CONFIG.image_size, CONFIG.image_size)
-        np.testing.assert_allclose(one[head], both[head], atol=1e-6)
         same = np.full(len(KINDS), head == "semantic")
-        alone = decode(params, states, features, heads=(head,))  # is_semantic follows from the head
-        np.testing.assert_allclose(alone[head], decode(params, states, features, same)[head], atol=1e-6)
+        np.testing.assert_allclose(one[head], decode(params, states, features, same)[head], atol=1e-6)
+    given = decode(params, states, features, KINDS, heads=("binary",))
+    np.testing.assert_allclose(given["binary"], both["binary"], atol=1e-6)
 
 
 def test_each_sample_is_gated_by_its_own_head(decode, params):
@@ -421,10 +414,10 @@ def test_each_sample_is_gated_by_its_own_head(decode, params):
     assert not np.allclose(before["binary"][KINDS], after["binary"][KINDS], atol=1e-4)
 
 
-def test_bfloat16_stays_close_and_gives_float32_logits(params):
+def test_bfloat16_stays_close_and_gives_float32_logits(decode, params):
     states, features = inputs(CONFIG, len(KINDS))
-    exact = MaskDecoder(CONFIG, jnp.float32).apply({"params": nest(params)}, states, features, KINDS)
-    rough = MaskDecoder(CONFIG, jnp.bfloat16).apply({"params": nest(params)}, states, features, KINDS)
+    exact = decode(params, states, features, KINDS)
+    rough = decode(params, states, features, KINDS, dtype=jnp.bfloat16)
     for head, x in rough.items():
         assert x.dtype == jnp.float32
         # Eight bits of mantissa through some thirty layers: a few per cent of the range.
@@ -432,9 +425,9 @@ def test_bfloat16_stays_close_and_gives_float32_logits(params):
 
 
 def test_messages(decode, params):
-    with pytest.raises(ValueError, match="two levels.*found 3"):
+    with pytest.raises(ValueError, match=r"two levels.*found 3"):
         dataclasses.replace(CONFIG, levels=3)
-    with pytest.raises(ValueError, match="num_heads \\* downsample = 6, found 16"):
+    with pytest.raises(ValueError, match=r"num_heads \* downsample = 6, found 16"):
         dataclasses.replace(CONFIG, num_heads=3)
     with pytest.raises(ValueError, match="depth: expected at least 1"):
         dataclasses.replace(CONFIG, depth=0)

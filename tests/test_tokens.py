@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pathlib
 import pickle
+import random
 
 import pytest
 import sentencepiece
@@ -51,8 +53,8 @@ def make_model(**options) -> bytes:
 
 def test_tokens_and_templates_are_the_recorded_ones():
     assert list(tokens.ADDED_TOKENS) == PROMPTS["added_tokens"]
-    assert tokens.MASK_RUN == PROMPTS["mask_string"]
-    assert tokens.SYSTEM == PROMPTS["chat"]["system"]
+    assert PROMPTS["mask_string"] == tokens.MASK_RUN
+    assert PROMPTS["chat"]["system"] == tokens.SYSTEM
     want = PROMPTS["chat"]["rendered"].format(system=tokens.SYSTEM, instruction="Say it.")
     assert tokens.render_chat("Say it.") == want
     suffixes = PROMPTS["chat"]["target_suffix"]
@@ -87,7 +89,7 @@ def test_ids_of_added_and_control_tokens(tiny):
         ("the <mask_start>", ["▁the", "▁", "<mask_start>"]),  # rule 4: a piece for the blank
         ("the", ["▁the"]),  # rule 5: a text of its own begins with a mark
         ("<mask_0>", ["▁", "<mask_0>"]),  # the six mask tokens are not special, so the mark stays
-        ("x</s>y", ["▁", "x", "</s>", "y"]),
+        ("x</s>y", ["▁x", "</s>", "y"]),
         ("<mask_6>", ["▁<", "ma", "sk", "_", "6", ">"]),  # no token
         ("a▁b", ["▁a", "▁b"]),
         ("\x00é", ["▁", "<0x00>", "<0xC3>", "<0xA9>"]),
@@ -354,17 +356,13 @@ def test_no_cut_of_the_file_is_taken_for_the_model(tiny):
 
 
 def test_damaged_files_are_refused_or_usable(tiny):
-    import random
-
     draw = random.Random(0)
     for _ in range(150):
         damaged = bytearray(tiny.model)
         for _ in range(draw.randint(1, 20)):
             damaged[draw.randrange(len(damaged))] = draw.randrange(256)
-        try:
+        with contextlib.suppress(TokenizerError):
             Tokenizer(bytes(damaged), base_vocabulary=None).encode("<s>The dog")
-        except TokenizerError:
-            pass
 
 
 @pytest.mark.parametrize(
@@ -384,7 +382,7 @@ def test_refuses_models_of_other_kinds(options, message):
 
 
 def test_training_again_gives_the_tokenizer_that_ships(tiny):
-    """If this fails after a change of prompts: weights were trained with the shipped file, so do not replace it lightly."""
+    """If this fails after a change of prompts: weights may have been trained with the shipped file."""
     assert Tokenizer(train_tokenizer.train(), base_vocabulary=None)._names == tiny._names
 
 

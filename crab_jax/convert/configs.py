@@ -85,7 +85,7 @@ class _Finder:
         folder = self.files.sources[role].path
         folder = folder if folder.is_dir() else folder.parent
         for path in sorted(folder.glob("*.json")):
-            if not path.name.endswith(".index.json") and path.stat().st_size < 1 << 20:
+            if path.stat().st_size < 1 << 20:
                 self.found.originals[f"{role}/{path.name}"] = path.read_bytes()
         return read_json(folder / "config.json")
 

@@ -64,7 +64,7 @@ def make_plan(
     new_rows: unsaved.Rows | None = None,
     pe: str | None = None,
     dtype: Any = None,
-    keep: Keep = "crab",
+    keep: Keep = "all",
 ) -> Plan:
     """Checks everything that can be checked without reading the weights.
 
@@ -75,8 +75,9 @@ def make_plan(
         pe: source of the frequencies of the mask decoder; None: those of the file if it has them, else the default of
             `unsaved.frequencies`.
         dtype: of all parameters; None: as in the files.
-        keep: tensors that are no parameters and are kept so that an export is complete: those of no file, of Crab's
-            own files, or also the other towers and buffers of the public releases.
+        keep: which tensors that are no parameters are kept, so that an export is complete: those of no file, of
+            Crab's own files, or also the other towers and buffers of the public releases (0.5 GB, mostly CLIP's text
+            tower).
 
     Raises:
         ConversionError: with everything that is wrong, not only the first.
@@ -143,9 +144,9 @@ class _Importer:
         tall = [found for found in matrices.values() if found.tensor.shape[:1] != (rows,)]
         for found in tall:
             self.report.problems.append(
-                f"{role}: {found.name} has the shape {found.tensor.shape}, expected {rows} rows: {rows - ADDED_TOKENS} of "
-                f"the tokenizer and {ADDED_TOKENS} of the added tokens. With another number it was trained with another "
-                "tokenizer, and its ids mean something else"
+                f"{role}: {found.name} has the shape {found.tensor.shape}, expected {rows} rows: {rows - ADDED_TOKENS} "
+                f"of the tokenizer and {ADDED_TOKENS} of the added tokens. With another number it was trained with "
+                "another tokenizer, and its ids mean something else"
             )
         if tall or not widths:
             return params
@@ -176,7 +177,7 @@ class _Importer:
     def frequencies(
         self, label: str, config: MaskDecoderConfig, founds: Mapping[str, Found], section: str
     ) -> tuple[dict[str, Found], dict[str, Parameter]]:
-        """The matrices of the positional encoding: from `--pe`, from the file (a whole state dict has them), or a default.
+        """The matrices of the positional encoding: from `--pe`, the file (a whole state dict has them), or a default.
 
         Returns:
             What is left for the rules, and path → matrix.

@@ -1,7 +1,8 @@
-"""What a conversion found and decided: one object for people and programs, and one error that lists all that is wrong."""
+"""What a conversion found and decided: one object for people and programs, and one error that lists everything."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import re
 from collections.abc import Iterable
@@ -60,21 +61,21 @@ class Report:
         return dataclasses.asdict(self)
 
     def text(self) -> str:
-        """For people: every list, with runs of numbers folded (`layers.{0-31}.…`)."""
-        lines = []
-        for part, counts in self.parts.items():
-            lines.append(f"{part}: {counts['tensors']} tensors, {counts['parameters']:,} parameters")
+        """For people: what was decided in full, what is harmless as numbers (all names are in `to_dict`)."""
+        lines = [f"{p}: {n['tensors']} tensors, {n['parameters']:,} parameters" for p, n in self.parts.items()]
         for name, value in self.sizes.items():
+            value = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
             lines.append(f"{name}: {value}")
         if self.sources:
             lines += ["tensors that no file holds, and the source chosen:"]
             lines += [f"  {name}: {source}" for name, source in self.sources.items()]
         for role, names in self.unexpected.items():
-            lines += _section(f"unexpected in {role}", names)
-        for reason, names in self.ignored.items():
-            lines += _section(f"ignored: {reason}", names)
-        lines += _section("replaced by another file", self.superseded)
-        lines += _section("in the files, never read by the network", self.unused)
+            lines += _section(f"unexpected in {role}, not used", names)
+        for pair, count in collections.Counter(re.sub(r": .* \(by", " (by", line) for line in self.superseded).items():
+            lines.append(f"replaced: {count} tensors of {pair}")
+        lines += [f"ignored: {len(names)} tensors: {reason}" for reason, names in self.ignored.items()]
+        if self.unused:
+            lines.append(f"never read by the network: {len(self.unused)} tensors of Crab's files")
         lines += _section("never read by the network, and not in the files (harmless)", self.unused_missing)
         if self.kept:
             kept = ", ".join(f"{count} of {role}" for role, count in self.kept.items())

@@ -67,15 +67,16 @@ def parse(text: str) -> Events | Unparsed:
                 pair = parsing.read_pair(r[2])
                 pairs.append(pair) if pair else ignored.append(f"range {r[2].strip()!r} is not two whole seconds")
         whole = parsing.known(tag[2], AVE_EVENTS)
-        for name, own in [(whole, [])] if whole else parsing.named_pairs(tag[2]):
+        named = [(whole, [])] if whole else list(parsing.named_pairs(tag[2]))
+        if not named:
+            ignored.append("an empty <event> tag")
+        for name, own in named:
             if (event := parsing.known(name, AVE_EVENTS)) is None:
                 ignored.append(f"{name!r} is not among the {len(AVE_EVENTS)} events")
             elif not (times := own or pairs):
                 ignored.append(f"{event}: no time range")
             else:
                 parsing.add_events(event, times, events, ignored)
-        if not tag[2].strip():
-            ignored.append("an empty <event> tag")
     return Events(tuple(events), tuple(ignored)) if events else Unparsed(text, "; ".join(ignored))
 
 

@@ -91,9 +91,10 @@ def parse(text: str) -> AudioVisualEvents | Unparsed:
         ignored += parsing.unclosed(said, spelling)
         for tag in parsing.tags(said, spelling):
             found = True
-            if not tag[2].strip():
+            named = list(parsing.named_pairs(tag[2]))
+            if not named:
                 ignored.append(f"an empty <{tag[1]}> tag")
-            for name, pairs in parsing.named_pairs(tag[2]):
+            for name, pairs in named:
                 if (event := parsing.known(name, AVVP_EVENTS)) is None:
                     ignored.append(f"{name!r} is not among the {len(AVVP_EVENTS)} events")
                 elif not pairs:

@@ -313,6 +313,8 @@ def _id(fields: Mapping[str, Any], index: int) -> str:
 
 def _kind(value: Any) -> str:
     """What a JSON value is, with as much of it as fits a message."""
+    if value is None:
+        return "null"
     names = {dict: "an object", list: "a list", str: "the string", bool: "", int: "the number", float: "the number"}
     for kind, name in names.items():
         if type(value) is kind or (kind is dict and isinstance(value, Mapping)):

@@ -8,6 +8,7 @@ paint      shapes as signed distances, and the light on them
 looks      what every kind looks like in a pose
 sound      music, timbres, the room
 kinds      the table of kinds: look, timbre, names in the vocabularies
+hall       the empty stage and its lights
 stage      scenes and their rendering: pictures, masks, sound, events
 files      MP4, MP3, WAV, JPEG, PNG
 quickstart one sample for each of the nine tasks

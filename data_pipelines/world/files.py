@@ -26,7 +26,7 @@ def write_video(
         video = container.add_stream("libx264", rate=fps)
         video.height, video.width = frames.shape[1:3]
         video.pix_fmt = "yuv420p"
-        video.options = {"crf": "19", "preset": "veryfast", "threads": "2"}
+        video.options = {"crf": "19", "preset": "veryfast", "threads": "1"}  # more than one thread does not always give the same bytes
         audio = None if wave is None else container.add_stream("aac", rate=rate_hz, layout="stereo")
         if audio is not None:
             audio.bit_rate = 128_000

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
 import json
 import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +17,8 @@ from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.stage import Clip, Performer, Scene, Stage
 
 VIDEO_RATE_HZ = 44100
+
+Fields = dict[str, Any]
 
 
 def write_quickstart_media(folder: pathlib.Path, *, seed: int = 0) -> pathlib.Path:
@@ -29,152 +35,171 @@ def write_quickstart_media(folder: pathlib.Path, *, seed: int = 0) -> pathlib.Pa
     Source: specification 9.4, 9.5. The captioning sample has no `audio_path`: its sound is the video's own track.
     """
     folder = pathlib.Path(folder)
-    director, samples, truths = _Director(seed), [], []
-    for task, write in _SAMPLES.items():
-        place = folder / task
-        place.mkdir(parents=True, exist_ok=True)
-        fields, truth = write(place, director, director.draw(1 << 31))
-        fields = {k: f"{task}/{v.name}" if isinstance(v, pathlib.Path) else v for k, v in fields.items()}
-        samples.append({"task": task, **fields})
-        truths.append({"task": task, **truth})
-    _write_json(folder / "samples.json", samples)
-    _write_json(folder / "truth.json", truths)
+    rng = np.random.default_rng(seed)
+    jobs = list(zip(_SAMPLES, _deal(rng), rng.integers(1 << 31, size=len(_SAMPLES)).tolist()))
+    with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:  # the encoders and NumPy let each other run
+        written = list(pool.map(lambda job: _write(folder, *job), jobs))
+    _write_json(folder / "samples.json", [fields for fields, _ in written])
+    _write_json(folder / "truth.json", [truth for _, truth in written])
     return folder / "samples.json"
 
 
-class _Director:
-    """Makes the choices of all samples; prefers kinds that have not been on the stage yet."""
+@dataclasses.dataclass(frozen=True)
+class _Sample:
+    """How the sample of one task comes about.
 
-    def __init__(self, seed: int):
-        self.rng = np.random.default_rng(seed)
-        self._shown = dict.fromkeys(KINDS, 0)
+    Attributes:
+        task: its name.
+        write: puts the files of a scene into a folder; returns the sample's fields (files as `Path`) and the truth.
+        cast: how many performers.
+        vocabulary: performers need a name in it.
+    """
 
-    def draw(self, below: int) -> int:
-        return int(self.rng.integers(below))
-
-    def cast(self, count: int, *, vocabulary: str | None = None) -> list[str]:
-        """Different kinds that a vocabulary has a name for."""
-        known = [kind.name for kind in KINDS.values() if vocabulary is None or vocabulary in kind.names]
-        known = [known[k] for k in self.rng.permutation(len(known))]
-        chosen = sorted(known, key=self._shown.__getitem__)[:count]
-        for name in chosen:
-            self._shown[name] += 1
-        return chosen
+    task: str
+    write: Callable[[pathlib.Path, Sequence[str], np.random.Generator], tuple[Fields, Fields]]
+    cast: int
+    vocabulary: str = "avss"
 
 
-def _avqa(folder, director, seed):
-    left, middle, right = director.cast(3, vocabulary="avqa")
-    performers = (
+def _deal(rng: np.random.Generator) -> list[list[str]]:
+    """Performers for each sample; whoever has not been on the stage yet comes first."""
+    shown, casts = dict.fromkeys(KINDS, 0), []
+    for sample in _SAMPLES:
+        known = [kind.name for kind in KINDS.values() if sample.vocabulary == "avss" or sample.vocabulary in kind.names]
+        shuffled = [known[k] for k in rng.permutation(len(known))]
+        casts.append(sorted(shuffled, key=shown.__getitem__)[: sample.cast])
+        for name in casts[-1]:
+            shown[name] += 1
+    return casts
+
+
+def _write(folder: pathlib.Path, sample: _Sample, cast: Sequence[str], seed: int) -> tuple[Fields, Fields]:
+    place = folder / sample.task
+    place.mkdir(parents=True, exist_ok=True)
+    fields, truth = sample.write(place, cast, np.random.default_rng(seed))
+    fields = {k: f"{sample.task}/{v.name}" if isinstance(v, pathlib.Path) else v for k, v in fields.items()}
+    return {"task": sample.task, **fields}, {"task": sample.task, **truth}
+
+
+# ------------------------------------------------------------------------------------------------ the nine samples
+
+
+def _avqa(folder, cast, rng):
+    left, middle, right = cast
+    scene = _scene(
+        rng,
         Performer(left, 0.0, 0.35, heard=((0, 4.5), (7, 10))),
         Performer(middle, 0.5, 0.80, heard=((3, 10),)),
         Performer(right, 1.0, 0.25, heard=()),
     )
-    clip = Stage(Scene(performers, seed)).clip(rate_hz=VIDEO_RATE_HZ)
-    fields = {**_video(folder, clip), **_separate_sound(folder, clip)}
+    fields = _video(folder, scene, separate_sound=True)
     fields["question"] = "How many of the instruments in the video are sounding?"
-    return fields, {"answer": "two", **_events(clip.scene)}
+    return fields, {"answer": "two", **_events(scene, "avqa")}
 
 
-def _ave(folder, director, seed):
-    (kind,) = director.cast(1, vocabulary="ave")
-    start = 1 + director.draw(3)
-    event = (start, start + 5)
-    scene = Scene((Performer(kind, float(director.rng.uniform(0.3, 0.7)), 0.75, heard=(event,)),), seed)
-    clip = Stage(scene).clip(rate_hz=VIDEO_RATE_HZ)
-    fields = {**_video(folder, clip), **_separate_sound(folder, clip)}
-    return fields, {"event": KINDS[kind].called("ave"), "start_s": event[0], "end_s": event[1]}
+def _ave(folder, cast, rng):
+    start_s = int(rng.integers(1, 4))
+    end_s = start_s + 5
+    scene = _scene(rng, Performer(cast[0], float(rng.uniform(0.3, 0.7)), 0.75, heard=((start_s, end_s),)))
+    truth = {"event": KINDS[cast[0]].called("ave"), "start_s": start_s, "end_s": end_s}
+    return _video(folder, scene, separate_sound=True), truth
 
 
-def _avvp(folder, director, seed):
-    first, second = director.cast(2, vocabulary="avvp")
-    performers = (
-        Performer(first, 0.18, 0.60, heard=((1, 6),)),
-        Performer(second, 0.85, 0.45, seen=((5, 10),), heard=((3, 9),)),  # is heard before it is seen
+def _avvp(folder, cast, rng):
+    scene = _scene(
+        rng,
+        Performer(cast[0], 0.18, 0.60, heard=((1, 6),)),
+        Performer(cast[1], 0.85, 0.45, seen=((5, 10),), heard=((3, 9),)),  # is heard before it is seen
     )
-    clip = Stage(Scene(performers, seed)).clip(rate_hz=VIDEO_RATE_HZ)
-    return {**_video(folder, clip), **_separate_sound(folder, clip)}, _events(clip.scene, vocabulary="avvp")
+    return _video(folder, scene, separate_sound=True), _events(scene, "avvp")
 
 
-def _avcap(folder, director, seed):
-    left, right = director.cast(2)
-    scene = Scene((Performer(left, 0.15, 0.55), Performer(right, 0.85, 0.65, heard=((4, 10),))), seed)
-    clip = Stage(scene).clip(rate_hz=VIDEO_RATE_HZ)
-    caption = f"On a lit stage {_a(left)} plays on the left; after four seconds {_a(right)} on the right joins in."
-    return _video(folder, clip), {"caption": caption, **_events(scene)}
+def _arig(folder, cast, rng):
+    left, right = rng.permutation([0.12, 0.88]).tolist()
+    stage = _still(rng, Performer(cast[0], left, 0.60), Performer(cast[1], right, 0.50, heard=()), duration_s=5)
+    second = int(rng.integers(5))
+    fields, shot = _picture_and_sound(folder, stage, second, rate_hz=16000)
+    return fields, {"object": cast[0], "box": shot.boxes(224)[0]}
 
 
-def _arig(folder, director, seed):
-    sounding, silent = director.cast(2)
-    places = director.rng.permutation([0.12, 0.88])
-    performers = (
-        Performer(sounding, float(places[0]), 0.60),
-        Performer(silent, float(places[1]), 0.50, heard=()),
-    )
-    stage, second = Stage(_still(performers, seed, duration_s=5.0)), director.draw(5)
-    shot = stage.shot(second + 0.5)
-    fields = {
-        **_sound(folder, stage, rate_hz=16000),
-        "image_path": files.write_jpeg(folder / f"{second}.jpg", shot.frame),
-    }
-    return fields, {"object": sounding, "box": shot.boxes(224)[0]}
+def _s4(folder, cast, rng):
+    stage = _still(rng, Performer(cast[0], float(rng.uniform(0.25, 0.75)), 0.85), duration_s=5)
+    return _segmented(folder, stage, int(rng.integers(5)), rate_hz=16000)
 
 
-def _s4(folder, director, seed):
-    (kind,) = director.cast(1)
-    scene = _still((Performer(kind, float(director.rng.uniform(0.25, 0.75)), 0.85),), seed, duration_s=5.0)
-    return _segmentation(folder, Stage(scene), director.draw(5), rate_hz=16000)
+def _ms3(folder, cast, rng):
+    left, middle, right = cast
+    performers = Performer(left, 0.0, 0.55), Performer(middle, 0.5, 0.25, heard=()), Performer(right, 1.0, 0.60)
+    return _segmented(folder, _still(rng, *performers, duration_s=5), int(rng.integers(5)), rate_hz=16000)
 
 
-def _ms3(folder, director, seed):
-    left, middle, right = director.cast(3)
-    performers = (
-        Performer(left, 0.0, 0.55),
-        Performer(middle, 0.5, 0.25, heard=()),
-        Performer(right, 1.0, 0.60),
-    )
-    return _segmentation(folder, Stage(_still(performers, seed, duration_s=5.0)), director.draw(5), rate_hz=16000)
-
-
-def _ref_avs(folder, director, seed):
-    loud, soft = director.cast(2)
-    places = director.rng.permutation([0.10, 0.85])
-    performers = (
-        Performer(loud, float(places[0]), 0.60, loudness=0.16),
-        Performer(soft, float(places[1]), 0.55, loudness=0.03),
-    )
-    stage = Stage(_still(performers, seed, duration_s=10.0))
-    fields, truth = _segmentation(folder, stage, director.draw(10), rate_hz=48000, who=(0,))
+def _ref_avs(folder, cast, rng):
+    here, there = rng.permutation([0.10, 0.85]).tolist()
+    loud, soft = Performer(cast[0], here, 0.60, loudness=0.16), Performer(cast[1], there, 0.55, loudness=0.03)
+    stage = _still(rng, loud, soft, duration_s=10)
+    fields, truth = _segmented(folder, stage, int(rng.integers(10)), rate_hz=48000, who=[0])
     return {**fields, "exp": "making the loudest sound"}, truth
 
 
-def _avss(folder, director, seed):
-    left, middle, right = director.cast(3)
-    performers = (Performer(left, 0.0, 0.45), Performer(middle, 0.52, 0.85), Performer(right, 1.0, 0.30))
-    stage = Stage(_still(performers, seed, duration_s=10.0))
-    return _segmentation(folder, stage, director.draw(10), rate_hz=48000, semantic=True)
+def _avss(folder, cast, rng):
+    left, middle, right = cast
+    performers = Performer(left, 0.0, 0.45), Performer(middle, 0.52, 0.85), Performer(right, 1.0, 0.30)
+    stage = _still(rng, *performers, duration_s=10)
+    return _segmented(folder, stage, int(rng.integers(10)), rate_hz=48000, semantic=True)
 
 
-_SAMPLES = {
-    "avqa": _avqa,
-    "ave": _ave,
-    "avvp": _avvp,
-    "arig": _arig,
-    "s4": _s4,
-    "ms3": _ms3,
-    "ref-avs": _ref_avs,
-    "avss": _avss,
-    "avcap": _avcap,
-}
+def _avcap(folder, cast, rng):
+    left, right = cast
+    scene = _scene(rng, Performer(left, 0.15, 0.55), Performer(right, 0.85, 0.65, heard=((4, 10),)))
+    caption = f"On a lit stage {_a(left)} plays on the left; after four seconds {_a(right)} on the right joins in."
+    return _video(folder, scene, separate_sound=False), {"caption": caption, **_events(scene, "avss")}
 
 
-def _still(performers, seed: int, *, duration_s: float) -> Scene:
-    return Scene(tuple(performers), seed, duration_s=duration_s, width=640, height=480)
+_SAMPLES = (
+    _Sample("avqa", _avqa, 3, "avqa"),
+    _Sample("ave", _ave, 1, "ave"),
+    _Sample("avvp", _avvp, 2, "avvp"),
+    _Sample("arig", _arig, 2),
+    _Sample("s4", _s4, 1),
+    _Sample("ms3", _ms3, 3),
+    _Sample("ref-avs", _ref_avs, 2),
+    _Sample("avss", _avss, 3),
+    _Sample("avcap", _avcap, 2),
+)
 
 
-def _segmentation(folder, stage: Stage, second: int, *, rate_hz: int, who=None, semantic: bool = False):
-    """Sound, the picture named by its second, and the mask of whoever sounds then."""
-    shot, performers = stage.shot(second + 0.5), stage.scene.performers
-    who = [k for k, p in enumerate(performers) if p.heard] if who is None else list(who)
+# ----------------------------------------------------------------------------------------------------------- parts
+
+
+def _scene(rng, *performers: Performer, **size) -> Scene:
+    return Scene(performers, seed=int(rng.integers(1 << 31)), **size)
+
+
+def _still(rng, *performers: Performer, duration_s: float) -> Stage:
+    return Stage(_scene(rng, *performers, duration_s=float(duration_s), width=640, height=480))
+
+
+def _video(folder: pathlib.Path, scene: Scene, *, separate_sound: bool) -> Fields:
+    clip: Clip = Stage(scene).clip(rate_hz=VIDEO_RATE_HZ)
+    path = folder / "stage.mp4"
+    files.write_video(path, clip.frames, fps=scene.fps, wave=clip.wave, rate_hz=clip.rate_hz)
+    if not separate_sound:
+        return {"video_path": path}
+    return {"audio_path": files.write_mp3(folder / "stage.mp3", clip.wave, rate_hz=clip.rate_hz), "video_path": path}
+
+
+def _picture_and_sound(folder: pathlib.Path, stage: Stage, second: int, *, rate_hz: int):
+    """The sound, and the picture in the middle of a second, which gives the file its name."""
+    shot = stage.shot(second + 0.5)
+    sound = files.write_wav(folder / "audio.wav", stage.sound(rate_hz=rate_hz), rate_hz=rate_hz)
+    return {"audio_path": sound, "image_path": files.write_jpeg(folder / f"{second}.jpg", shot.frame)}, shot
+
+
+def _segmented(folder: pathlib.Path, stage: Stage, second: int, *, rate_hz: int, who=None, semantic: bool = False):
+    """Picture, sound and the mask of whoever sounds, or of those named by number."""
+    fields, shot = _picture_and_sound(folder, stage, second, rate_hz=rate_hz)
+    performers = stage.scene.performers
+    who = [k for k, performer in enumerate(performers) if performer.heard] if who is None else who
     if semantic:
         labels = np.zeros(shot.masks.shape[1:], np.uint8)
         for k in who:
@@ -182,37 +207,19 @@ def _segmentation(folder, stage: Stage, second: int, *, rate_hz: int, who=None, 
         mask = colors_from_labels(labels)
     else:
         mask = shot.masks[who].any(0).astype(np.uint8) * 255
-    fields = {
-        **_sound(folder, stage, rate_hz=rate_hz),
-        "image_path": files.write_jpeg(folder / f"{second}.jpg", shot.frame),
-        "mask_path": files.write_png(folder / f"{second}.png", mask),
-    }
+    fields["mask_path"] = files.write_png(folder / f"{second}.png", mask)
     return fields, {"objects": [performers[k].kind for k in who]}
 
 
-def _sound(folder, stage: Stage, *, rate_hz: int):
-    return {"audio_path": files.write_wav(folder / "audio.wav", stage.sound(rate_hz=rate_hz), rate_hz=rate_hz)}
-
-
-def _video(folder, clip: Clip):
-    path = folder / "stage.mp4"
-    files.write_video(path, clip.frames, fps=clip.scene.fps, wave=clip.wave, rate_hz=clip.rate_hz)
-    return {"video_path": path}
-
-
-def _separate_sound(folder, clip: Clip):
-    return {"audio_path": files.write_mp3(folder / "stage.mp3", clip.wave, rate_hz=clip.rate_hz)}
-
-
-def _events(scene: Scene, *, vocabulary: str = "avss"):
+def _events(scene: Scene, vocabulary: str) -> Fields:
     rows = [(e.sense, KINDS[e.kind].called(vocabulary), e.start_s, e.end_s) for e in scene.events()]
-    return {"events": [{"sense": s, "label": label, "start_s": a, "end_s": b} for s, label, a, b in rows]}
+    return {"events": [dict(zip(("sense", "label", "start_s", "end_s"), row)) for row in rows]}
 
 
 def _a(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def _write_json(path: pathlib.Path, rows: list[dict]):
+def _write_json(path: pathlib.Path, rows: list[Fields]) -> None:
     lines = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in rows)
     path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")

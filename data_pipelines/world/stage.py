@@ -12,15 +12,14 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines.world import looks, sound
+from data_pipelines.world.hall import HORIZON, Hall
 from data_pipelines.world.kinds import KINDS, Kind
-from data_pipelines.world.paint import Canvas, length, mix, ramp
+from data_pipelines.world.paint import Canvas, ramp
 
 Intervals = tuple[tuple[float, float], ...]
 
-HORIZON = 0.655  # where the wall meets the floor, as a share of the height
 APPEAR_S, VANISH_S = 0.30, 0.18  # growing in and shrinking away, inside the seen interval
 
 
@@ -168,49 +167,6 @@ class Clip:
     rate_hz: int
 
 
-@dataclasses.dataclass(frozen=True)
-class _Theme:
-    """Colours of a hall, at the start and at the end of a scene."""
-
-    wall: tuple[tuple[float, float, float], tuple[float, float, float]]
-    glow: tuple[float, float, float]
-    curtain: tuple[float, float, float]
-    floor: tuple[float, float, float]
-    beams: tuple[tuple[float, float, float], ...]
-
-
-_THEMES = (
-    _Theme(
-        ((0.07, 0.09, 0.24), (0.20, 0.23, 0.46)),
-        (0.36, 0.30, 0.52),
-        (0.50, 0.07, 0.14),
-        (0.50, 0.33, 0.23),
-        ((1.0, 0.85, 0.60), (0.55, 0.75, 1.0), (1.0, 0.60, 0.75)),
-    ),
-    _Theme(
-        ((0.03, 0.17, 0.22), (0.10, 0.36, 0.40)),
-        (0.40, 0.48, 0.34),
-        (0.10, 0.20, 0.42),
-        (0.46, 0.36, 0.28),
-        ((1.0, 0.90, 0.65), (0.50, 1.0, 0.85), (0.75, 0.80, 1.0)),
-    ),
-    _Theme(
-        ((0.20, 0.07, 0.24), (0.44, 0.19, 0.38)),
-        (0.58, 0.34, 0.30),
-        (0.28, 0.08, 0.34),
-        (0.44, 0.31, 0.27),
-        ((1.0, 0.75, 0.50), (0.85, 0.65, 1.0), (0.55, 0.85, 1.0)),
-    ),
-    _Theme(
-        ((0.16, 0.11, 0.09), (0.40, 0.28, 0.20)),
-        (0.56, 0.42, 0.24),
-        (0.08, 0.29, 0.23),
-        (0.42, 0.27, 0.18),
-        ((1.0, 0.90, 0.70), (1.0, 0.80, 0.50), (0.70, 0.85, 1.0)),
-    ),
-)
-
-
 class Stage:
     """Renders a scene: single moments, the sound, or all of it."""
 
@@ -219,25 +175,14 @@ class Stage:
         self.kinds: list[Kind] = [KINDS[who.kind] for who in scene.performers]
         rng = np.random.default_rng([scene.seed, 1])
         self.music = sound.Music.drawn(rng)
-        self.score = [
-            [
-                note
-                for start_s, end_s in who.heard
-                for note in kind.style.notes(self.music, start_s, end_s, np.random.default_rng([scene.seed, 2, k]))
-            ]
-            for k, (who, kind) in enumerate(zip(scene.performers, self.kinds))
-        ]
+        self.score = []
+        for k, (who, kind) in enumerate(zip(scene.performers, self.kinds)):
+            hand = np.random.default_rng([scene.seed, 2, k])
+            self.score.append([note for span in who.heard for note in kind.style.notes(self.music, *span, hand)])
         self._onsets = [np.array(sorted(note.start_s for note in notes)) for notes in self.score]
         look = np.random.default_rng([scene.seed, 3])
-        self._theme = _THEMES[look.integers(len(_THEMES))]
-        self._drift = look.uniform(0, 2 * np.pi, 4), look.uniform(0.05, 0.09, 2)  # phases; turns per second
-        self._beams = look.uniform(0, 2 * np.pi, 3)
-        self._margin = math.ceil(0.05 * scene.height) + 2
-        self._hall = self._paint_hall(look)
-        self._dither = (look.random((scene.height, scene.width, 1), dtype=np.float32) - 0.5) / 255
-        coarse = np.mgrid[: scene.height // 4, : scene.width // 4].astype(np.float32) + np.float32(0.5)
-        self._rows = coarse[0] / (scene.height // 4)
-        self._columns = (coarse[1] / (scene.width // 4) - 0.5) * (scene.width / scene.height)
+        self._drift = look.uniform(0, 2 * np.pi, 2), look.uniform(0.05, 0.09, 2)  # phases; turns per second
+        self._hall = Hall(look, width=scene.width, height=scene.height)
 
     def clip(self, *, rate_hz: int = 44100) -> Clip:
         """Every frame, every mask and the sound."""
@@ -273,7 +218,7 @@ class Stage:
         """What the camera sees at one moment."""
         scene = self.scene
         drift_x, drift_y = self._camera(time_s)
-        picture = self._background(time_s, drift_x, drift_y)
+        picture = self._hall.picture(time_s, time_s / scene.duration_s, drift=(drift_x, drift_y))
         order = sorted(range(len(scene.performers)), key=lambda k: (scene.performers[k].depth, k))
         painted = [(k, p) for k in order if (p := self._perform(k, time_s, drift_x, drift_y)) is not None]
         for _, patch in painted:
@@ -286,7 +231,7 @@ class Stage:
             solid = alpha >= 0.5
             masks[:, rows, columns] &= ~solid
             masks[k, rows, columns] = solid
-        frame = np.clip(picture + self._dither, 0, 1) * 255 + 0.5
+        frame = np.clip(picture + self._hall.dither, 0, 1) * 255 + 0.5
         return Shot(frame.astype(np.uint8), masks)
 
     def pose(self, who: int, time_s: float) -> looks.Pose:
@@ -354,111 +299,10 @@ class Stage:
         fade = (0.20 * np.exp(-np.arange(alpha.shape[0], dtype=np.float32) * canvas.pixel / 0.17))[part[0], None, None]
         picture[rows, columns] += fade * (rgb[part] - picture[rows, columns] * alpha[part][..., None])
 
-    def _background(self, time_s: float, drift_x: float, drift_y: float) -> np.ndarray:
-        """The hall, shifted by the camera, under slowly swaying lights.  → float32 [H W 3]"""
-        scene, (dusk, dawn) = self.scene, self._hall
-        phase = 0.5 - 0.5 * math.cos(math.pi * time_s / max(scene.duration_s, 1e-6))
-        picture = _shift(dusk, self._margin, drift_x, drift_y, scene) * np.float32(1 - phase)
-        picture += _shift(dawn, self._margin, drift_x, drift_y, scene) * np.float32(phase)
-        picture += self._beam_light(time_s, drift_x)
-        return picture
-
-    def _beam_light(self, time_s: float, drift_x: float) -> np.ndarray:
-        """Three soft beams and their pools on the floor: drawn small and enlarged, because they have no edges."""
-        scene, v, u = self.scene, self._rows, self._columns
-        light = np.zeros((*v.shape, 3), np.float32)
-        for k, colour in enumerate(self._theme.beams):
-            source = (k - 1) * 0.34 * scene.width / scene.height
-            tilt = 0.30 * math.sin(0.55 * time_s + self._beams[k]) - 0.22 * (k - 1)
-            offset = (u - drift_x / scene.height - source - tilt * (v + 0.10)) / (0.03 + 0.13 * (v + 0.10))
-            fade = (1.15 - 0.75 * v) * np.clip((HORIZON + 0.20 - v) / 0.30, 0, 1)
-            pool = ((u - source - tilt * (HORIZON + 0.27)) / 0.27) ** 2 + ((v - HORIZON - 0.17) / 0.085) ** 2
-            power = 0.15 * np.exp(-(offset**2)) * fade + 0.17 * np.exp(-pool) * ramp(v, HORIZON - 0.01, HORIZON + 0.03)
-            light += power[..., None] * np.array(colour, np.float32)
-        planes = [
-            Image.fromarray(light[..., c]).resize((scene.width, scene.height), Image.Resampling.BILINEAR)
-            for c in range(3)
-        ]
-        return np.stack([np.asarray(plane) for plane in planes], -1)
-
-    def _paint_hall(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Wall, curtains and floor, a little larger than the picture; the first and the last light."""
-        scene, theme, m = self.scene, self._theme, self._margin
-        y, x = np.mgrid[-m : scene.height + m, -m : scene.width + m].astype(np.float32) + np.float32(0.5)
-        v, u = y / scene.height, (x - scene.width / 2) / scene.height
-        half = scene.width / scene.height / 2
-        sparks = rng.uniform(
-            (-half, 0.12, 0.012, 0.02), (half, 0.58, 0.040, 0.09), (14, 4)
-        ).tolist()  # x, y, radius, power
-        planks = rng.uniform(0.88, 1.10, 64).astype(np.float32)
-        sill = np.searchsorted(v[:, 0], HORIZON)  # wall above, floor below
-        soft, halls = 1.2 / scene.height, []
-        for warmth in (0.0, 1.0):
-            up, uw = v[:sill], u[:sill]
-            wall = mix(theme.wall[0], theme.wall[1], ramp(up, -0.05, HORIZON))
-            glow = np.exp(-(((uw - 0.25 * (warmth - 0.5)) / 0.62) ** 2) - ((up - 0.50) / 0.30) ** 2)
-            wall += glow[..., None] * np.array(theme.glow, np.float32) * np.float32(0.62)
-            wall *= (1 + 0.035 * np.sin(46 * uw) * ramp(up, 0.1, 0.4))[..., None]
-            for at_x, at_y, radius, power in sparks:
-                middle, reach = (
-                    np.array([at_y * scene.height + m, (at_x + half) * scene.height + m]),
-                    1.2 * radius * scene.height,
-                )
-                (top, left), (bottom, right) = (
-                    np.maximum(middle - reach, 0).astype(int),
-                    (middle + reach + 1).astype(int),
-                )
-                near = np.s_[top:bottom, left:right]
-                spot = length(uw[near] - at_x, up[near] - at_y) / radius
-                disc = power * (0.6 + 0.4 * ramp(spot, 0.5, 1.0)) * (1 - ramp(spot, 0.9, 1.1))
-                wall[near] += disc[..., None] * np.array(theme.beams[0], np.float32)
-            wall = mix(wall, (0.05, 0.04, 0.05), ramp(up, HORIZON - 0.022 - soft, HORIZON - 0.022 + soft))
-            near, across = (v[sill:] - HORIZON) / (1 - HORIZON), u[sill:]
-            across = across / (near + 0.55) * 9
-            board = planks[np.floor(across).astype(int) % len(planks)]
-            seam = np.abs(across - np.rint(across)) * (near + 0.55) * (scene.height / 9)
-            fibre = 1 + 0.03 * np.sin(90 * across + 3 * np.sin(9 * near + 40 * board))
-            tone = board * fibre * (0.50 + 0.52 * near) * (0.72 + 0.28 * ramp(seam, 0.0, 1.3))
-            shine = 0.30 * np.exp(-((u[sill:] / 0.75) ** 2) - (near / 0.55) ** 2)
-            lustre = np.array(theme.glow, np.float32) + np.array(theme.wall[1], np.float32)
-            floor = tone[..., None] * np.array(theme.floor, np.float32) + shine[..., None] * lustre
-            hall = self._curtains(np.concatenate([wall, floor]), u, v, half, soft)
-            vignette = 1 - 0.34 * np.clip((u / half) ** 2 * 0.75 + ((v - 0.52) / 0.5) ** 2 * 0.45, 0, 1.3) ** 1.4
-            tint = np.array([1 + 0.16 * warmth, 1.0, 1 + 0.12 * (1 - warmth)], np.float32)
-            halls.append(hall * vignette[..., None] * tint)
-        return halls[0], halls[1]
-
-    def _curtains(self, hall, u, v, half, soft):
-        cloth, dark = np.array(self._theme.curtain, np.float32), np.array(self._theme.curtain, np.float32) * 0.22
-        inner = half * 0.875 + 0.035 * np.clip(v, 0, 1) ** 2 - 0.05 * np.exp(-(((v - 0.45) / 0.20) ** 2)) + 0.018
-        hang = HORIZON + 0.055
-        fold = 0.5 + 0.5 * np.sin(95 * (np.abs(u) - inner) + 2.2 * v + 0.6 * np.sin(7 * v))
-        side = ramp(np.abs(u), inner - soft, inner + soft) * (1 - ramp(v, hang - soft, hang + soft + 0.01 * fold))
-        shade = mix(dark, cloth, 0.15 + 0.85 * fold * (0.55 + 0.45 * ramp(-v, -0.8, 0.0)))
-        hall = hall * (1 - side)[..., None] + shade * side[..., None]
-        swag = np.abs(np.sin(np.pi * (u / half + 1) * 2.5))
-        edge = 0.060 + 0.045 * swag
-        top = 1 - ramp(v, edge - soft, edge + soft)
-        fold = 0.5 + 0.5 * np.sin(70 * u + 14 * v * np.cos(np.pi * (u / half + 1) * 2.5))
-        shade = mix(dark, cloth, 0.2 + 0.7 * fold)
-        trim = np.exp(-(((v - edge + 0.012) / 0.006) ** 2))
-        shade = mix(shade, (0.93, 0.74, 0.36), 0.8 * trim)
-        return hall * (1 - top)[..., None] + shade * top[..., None]
-
 
 def _spring(u: float) -> float:
     """From 0 to 1 with a small overshoot."""
     return max(1 + 2.4 * (u - 1) ** 3 + 1.4 * (u - 1) ** 2, 0.02)
-
-
-def _shift(hall: np.ndarray, margin: int, drift_x: float, drift_y: float, scene: Scene) -> np.ndarray:
-    """Cuts the picture out of the larger hall, moved by fractions of a pixel."""
-    at_y, at_x = margin - 0.75 * drift_y, margin - 0.75 * drift_x
-    row, column = math.floor(at_y), math.floor(at_x)
-    down, right = np.float32(at_y - row), np.float32(at_x - column)
-    part = hall[row : row + scene.height + 1, column : column + scene.width + 1]
-    part = part[:-1] * (1 - down) + part[1:] * down
-    return part[:, :-1] * (1 - right) + part[:, 1:] * right
 
 
 def _clip(size: tuple[int, int], top: int, left: int, picture: Sequence[int]):

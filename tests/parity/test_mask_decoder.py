@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import jax
@@ -15,6 +16,8 @@ from crab_jax.losses import bce, dice, mask_loss, semantic_ce
 from crab_jax.params import flatten, nest
 
 BINARY, SEMANTIC = {"s4", "ms3", "ref-avs"}, {"avss"}  # specification 8.5; every other task has no mask
+
+QUICK = {"xla_backend_optimization_level": 0}  # compiling is most of this test, and machine code need not be fast here
 
 FIELDS = {  # ours → the manifest's
     "in_features": "d_model",
@@ -89,7 +92,7 @@ def test_mask_decoder(case):
         case.check(name, recorded_view(case.tensors[name].get("about", ""))(np.asarray(value)))
         unchecked.remove(name)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def run(trained, is_semantic, valid, masks):
         """Loss, gradients, logits and stages in one compiled function: every batch of the case goes through it."""
 

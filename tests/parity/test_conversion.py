@@ -1,0 +1,186 @@
+"""The recorded checkpoint files: what they hold, what they become, and that they come back byte for byte."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from crab_jax import checkpoint
+from crab_jax.config import build
+from crab_jax.convert import crab, run
+from crab_jax.convert.engine import export_rule
+from crab_jax.convert.export import export
+from crab_jax.convert.model_config import ModelNumbers
+from crab_jax.convert.sources import open_source
+from crab_jax.convert.unsaved import PE_TENSORS
+
+WEIGHTS = "c09_weights"
+
+
+def numbers(config: dict) -> ModelNumbers:
+    """The model config of a recorded run, from its manifest."""
+    bert, seg, derived = config["bert"], config["seg"], config["derived"]
+    projector = {
+        "num_heads": bert["num_attention_heads"],
+        "layer_norm_eps": bert["layer_norm_eps"],
+        "input_norm_eps": 1e-5,  # PyTorch's default: no config of the reference has it
+        "hidden_act": derived["qformer_hidden_act"],
+        "dropout": 0.0,
+        "cross_attention_freq": derived["qformer_cross_attention_freq"],
+    }
+    values = {
+        "base_vocabulary": config["vocab"],
+        "clip_taps": config["select_layer_list"],
+        "lora": {
+            "alpha": config["lora"]["lora_alpha"],
+            "dropout": config["lora"]["lora_dropout"],
+            "dropout_masks": "per_head",
+        },
+        "vl_projector": projector,
+        "al_projector": projector,
+        "mask_decoder": {
+            "num_heads": derived["seg_two_way_heads"],
+            "query_heads": derived["query_generator_heads"],
+            "low_res": seg["low_res_mask_size"],
+            "levels": seg["image_scale_nums"],
+            "tokens_per_level": seg["token_nums_per_scale"],
+        },
+    }
+    return build(ModelNumbers, values)
+
+
+def beats_file(folder: pathlib.Path) -> pathlib.Path:
+    (file,) = (folder / "hf" / "beats").glob("*.pt")
+    return file
+
+
+def inputs(folder: pathlib.Path) -> crab.Inputs:
+    hf = folder / "hf"
+    return crab.Inputs(
+        llama=hf / "llama", clip=hf / "clip", beats=beats_file(folder), **run.find_crab_files(folder / "ckpt")
+    )
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """Converts the files beside a case, once per folder."""
+    done: dict[pathlib.Path, pathlib.Path] = {}
+
+    def convert(case) -> pathlib.Path:
+        if not (case.folder / "ckpt").is_dir():
+            pytest.skip(f"no checkpoint files beside {case.path}")
+        if case.folder not in done:
+            weights = case.sibling(WEIGHTS)
+            out = tmp_path_factory.mktemp("converted") / "weights"
+            pe = str(weights.path.with_suffix(".npz"))
+            run.convert(inputs(case.folder), out, numbers=numbers(weights.config), pe=pe)
+            done[case.folder] = out
+        return done[case.folder]
+
+    return convert
+
+
+@pytest.mark.case("c09_checkpoints")
+def test_manifest_of_the_files(case):
+    """Names, their order, sizes and sums of every file are those of the manifest."""
+    listed = {pathlib.Path(entry["path"]).name for entry in case.manifest["files"]}
+    assert listed == set(case.manifest["keys"])
+    for name, wanted in case.manifest["keys"].items():
+        source = open_source(case.folder / "ckpt" / name)
+        names = source.names()
+        assert len(names) == wanted["n"], name
+        assert names[: len(wanted["first"])] == wanted["first"], name
+        assert names[-len(wanted["last"]) :] == wanted["last"], name
+        arrays = [source.read(n) for n in names]
+        assert sum(x.size for x in arrays) == wanted["total_elements"], name
+        total = sum(float(x.astype(np.float64).sum()) for x in arrays)
+        assert total == pytest.approx(wanted["sum"], rel=1e-9, abs=1e-6), name
+
+
+@pytest.mark.case("c09_checkpoints")
+def test_every_tensor_of_the_model(case, converted):
+    """The converted weights, under the names of the reference, are its state dict, tensor for tensor."""
+    reference = case.sibling(WEIGHTS)
+    weights = checkpoint.load(converted(case), variant="avs")
+    ours: dict[str, np.ndarray] = {}
+    for part in ("llama", "vl_projector", "al_projector", "mask_decoder"):
+        prefix = f"{part}/"
+        for rule in crab.table(part, getattr(weights.config, part)).rules:
+            for key, x in export_rule(rule, weights.params[prefix + rule.path]):
+                ours[f"{part}.{key}"] = x
+    ours |= {f"mask_decoder.{name}": weights.params[f"mask_decoder/{path}"] for path, name in PE_TENSORS.items()}
+    kept = {key: x for key, x in checkpoint.stream(converted(case), weights.manifest, "kept")}
+
+    unused, checked = [], set()
+    for name in reference.tensors:
+        part, key = crab.locate("finetune", name)
+        if f"{part}.{key}" in ours:
+            x = ours[f"{part}.{key}"]
+            assert x.dtype == reference[name].dtype, name
+            np.testing.assert_array_equal(x, reference[name], err_msg=name)
+            checked.add(f"{part}.{key}")
+        else:
+            unused.append((name, part, key))
+    assert checked == set(ours), "parameters that the reference does not have"
+    for name, part, key in unused:
+        table = crab.table(part, getattr(weights.config, part))
+        if table.why_ignored(key) is None:
+            assert key in table.unused, f"{name} is nowhere"
+            stored = [x for (_, own), x in kept.items() if crab.locate("finetune", own) == (part, key)]
+            assert stored, name
+            np.testing.assert_array_equal(stored[-1], reference[name], err_msg=name)
+
+
+@pytest.mark.case("c09_checkpoints")
+def test_sizes_are_those_of_the_manifest(case, converted):
+    config = checkpoint.load(converted(case), variant="avs", parts=[]).manifest["config"]
+    report = json.loads((converted(case) / "report.json").read_text())
+    c = case.sibling(WEIGHTS).config
+    assert report["sizes"]["lora_heads"] == c["lora"]["lora_nums"]
+    assert report["sizes"]["lora_rank"] == c["lora"]["r"]
+    assert report["sizes"]["queries"]["vl_projector"] == c["visual_query_token_nums"]
+    assert report["sizes"]["queries"]["al_projector"] == c["audio_query_token_nums"]
+    assert report["sizes"]["queries"]["avs/mask_decoder"] == c["seg"]["avs_query_num"]
+    assert not report["missing"]
+    assert not report["misshapen"]
+    assert not report["unexpected"]
+    assert config["llama"]["lora"]["alpha"] / config["llama"]["lora"]["rank"] == c["derived"]["lora_scaling"]
+    assert config["vl_projector"]["num_layers"] == c["derived"]["qformer_num_hidden_layers"]
+    assert config["vl_projector"]["proj_depth"] == c["derived"]["projector_mlp_depth"]
+    assert config["mask_decoder"]["grid"] == c["derived"]["image_embedding_size"]
+    assert config["mask_decoder"]["mlp_dim"] == c["derived"]["seg_two_way_mlp_dim"]
+    assert config["mask_decoder"]["downsample"] == c["derived"]["seg_attention_downsample_rate"]
+    assert config["mask_decoder"]["query_mlp_dim"] == c["derived"]["query_generator_hidden_dim"]
+
+
+@pytest.mark.case("c09_checkpoints")
+def test_export_is_the_original(case, converted, tmp_path):
+    """Names, order, dtypes and bytes, as PyTorch itself reads both."""
+    torch = pytest.importorskip("torch")
+    export(converted(case), tmp_path / "out")
+    pairs = {name: (case.folder / "ckpt" / name, tmp_path / "out" / name) for name in case.manifest["keys"]}
+    beats = beats_file(case.folder)
+    pairs["beats"] = (beats, tmp_path / "out" / "beats" / beats.name)
+    for name, (original, ours) in pairs.items():
+        want, got = (torch.load(path, weights_only=True) for path in (original, ours))
+        if name == "beats":
+            assert got["cfg"] == want["cfg"]
+            want, got = want["model"], got["model"]
+        assert list(got) == list(want), name
+        for key in want:
+            assert got[key].dtype == want[key].dtype, key
+            assert torch.equal(got[key], want[key]), key
+    for folder in ("llama", "clip"):
+        for original in (case.folder / "hf" / folder).iterdir():
+            ours = tmp_path / "out" / folder / original.name
+            if original.suffix == ".safetensors":
+                want, got = open_source(original), open_source(ours)
+                assert got.names() == want.names()
+                for key in want.names():
+                    assert got.dtype(key) == want.dtype(key), key
+                    assert got.read(key).tobytes() == want.read(key).tobytes(), key
+            else:
+                assert ours.read_bytes() == original.read_bytes(), original.name
