@@ -61,6 +61,7 @@ class Example:
         target: ids of the answer, empty for inference.
         frames: uint8 [t S S 3], in the order in which their placeholders stand in the prompt; or float32, already
             normalised, for comparisons with recorded pixels.
+        unplaced: how many of the last frames have no placeholder: pictures that are segmented but not in the prompt.
         fbank: float32 [a F 128]; frames beyond the last whole patch row are not used.
         mask: uint8 [S S], or None.
         mask_frame: index into `frames` of the picture that is segmented.
@@ -71,6 +72,7 @@ class Example:
     prompt: Sequence[int]
     target: Sequence[int] = ()
     frames: np.ndarray | None = None
+    unplaced: int = 0
     fbank: np.ndarray | None = None
     mask: np.ndarray | None = None
     mask_frame: int = 0
@@ -88,11 +90,12 @@ def check_counts(example: Example, *, ids: TokenIds, frame_tokens: int, window_t
         BatchError: naming the example, the placeholders found and the media given.
     """
     tokens = np.asarray([*example.prompt, *example.target])
-    for what, wanted, items, each in (
-        ("frames", np.isin(tokens, ids.visual).sum(), example.frames, frame_tokens),
-        ("audio windows", (tokens == ids.audio).sum(), example.fbank, window_tokens),
+    frames = 0 if example.frames is None else len(example.frames) - example.unplaced
+    windows = 0 if example.fbank is None else len(example.fbank)
+    for what, wanted, given, each in (
+        ("frames", np.isin(tokens, ids.visual).sum(), frames, frame_tokens),
+        ("audio windows", (tokens == ids.audio).sum(), windows, window_tokens),
     ):
-        given = 0 if items is None else len(items)
         if wanted != given * each:
             raise BatchError(
                 f"{example.name}: {wanted} placeholder tokens for {what}, but {given} {what} of {each} tokens each"

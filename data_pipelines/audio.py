@@ -187,7 +187,7 @@ def _mono(frame: av.AudioFrame) -> np.ndarray:
         array = (array.astype(np.float32) - 128) / 128
     elif np.issubdtype(array.dtype, np.integer):
         array = array.astype(np.float32) / -float(np.iinfo(array.dtype).min)
-    return array.astype(np.float32)[0]
+    return array.astype(np.float32).mean(axis=0)
 
 
 def _check_length(path: pathlib.Path, seconds: float) -> None:

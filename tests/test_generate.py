@@ -31,7 +31,7 @@ def talkative():
 
 @pytest.fixture(scope="module")
 def engine():
-    return Engine(CONFIG, {"text": talkative()}, dtype=jnp.float32)
+    return Engine({"text": (CONFIG, talkative())}, dtype=jnp.float32)
 
 
 def request(seed, *, frames=1, windows=1, text=9, limit=12, head=None):
@@ -131,13 +131,10 @@ def test_limits_and_ends(engine):
 
 def test_one_bad_request_stops_nothing(engine):
     good = request(1)
-    wrong = dataclasses.replace(
-        good, example=dataclasses.replace(good.example, prompt=good.example.prompt[:-4] + [IDS.audio])
-    )
+    changed = lambda **new: dataclasses.replace(good, example=dataclasses.replace(good.example, **new))  # noqa: E731
+    wrong = changed(prompt=[*good.example.prompt[:-4], IDS.audio])
     unknown = dataclasses.replace(good, variant="avs")
-    long = dataclasses.replace(
-        good, example=dataclasses.replace(good.example, prompt=[5] * 3000, frames=None, fbank=None)
-    )
+    long = changed(prompt=[5] * 3000, frames=None, fbank=None)
     replies = engine.run([wrong, good, unknown, long])
     assert replies[1].ids == engine.run([good])[0].ids
     for i, message in ((0, "placeholder"), (2, "needs the weights 'avs'"), (3, "3000 tokens")):
@@ -146,7 +143,7 @@ def test_one_bad_request_stops_nothing(engine):
 
 
 def test_bfloat16_runs():
-    engine = Engine(CONFIG, {"text": talkative()})
+    engine = Engine({"text": (CONFIG, talkative())})
     assert engine.dtype == jnp.bfloat16
     (reply,) = engine.run([request(0, head="semantic", limit=16)])
     assert reply.mask_logits is None or reply.mask_logits.shape == (71, 112, 112)
@@ -155,8 +152,8 @@ def test_bfloat16_runs():
 def test_variants_share_what_is_equal():
     base = talkative()
     other = base | {"llama/head/kernel": base["llama/head/kernel"][:, ::-1]}
-    engine = Engine(CONFIG, {"text": base, "avs": other}, dtype=jnp.float32)
-    a, b = (engine._variables[name]["params"]["llama"] for name in ("text", "avs"))
+    engine = Engine({"text": (CONFIG, base), "avs": (CONFIG, other)}, dtype=jnp.float32)
+    a, b = (engine._variants[name][1]["params"]["llama"] for name in ("text", "avs"))
     assert a["layers_0"]["attn"]["q"]["kernel"] is b["layers_0"]["attn"]["q"]["kernel"]
     first, second = engine.run([request(0), dataclasses.replace(request(0), variant="avs")])
     assert first.ids != second.ids

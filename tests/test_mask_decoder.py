@@ -285,8 +285,8 @@ def test_everything_equals_the_second_implementation_and_so_do_the_gradients(ten
     inert = 2 * CONFIG.prompt_dim
     assert not np.any(gradient["query_generator/cross_attn_in/kernel"][:, :inert])  # Q-8, exactly zero here
     assert not any(np.any(gradient[path]) for path in PE_TENSORS)  # buffers
-    per_level = gradient["transformer/layers/mlp/lin1/kernel"]
-    assert not np.allclose(per_level[0], per_level[1])  # the levels start as copies and part in training
+    per_level = [gradient[f"transformer/level{i}/layers/mlp/lin1/kernel"] for i in range(CONFIG.levels)]
+    assert not np.allclose(*per_level)  # the levels start as copies and part in training
 
 
 @pytest.mark.parametrize(("size", "to"), [(8, 28), (16, 28), (32, 14), (28, 56), (7, 7), (9, 4), (1, 5), (64, 112)])
@@ -351,10 +351,10 @@ def test_initial_distributions():
     for path, fan_in in {
         "prompt/lin1": config.in_features,
         "prompt/lin2": config.in_features,
-        "transformer/layers/self_attn/q": d,
-        "transformer/layers/token_to_image/out": d // config.downsample,
-        "transformer/layers/mlp/lin2": config.mlp_dim,
-        "transformer/final_attn/v": d,
+        "transformer/level0/layers/self_attn/q": d,
+        "transformer/level0/layers/token_to_image/out": d // config.downsample,
+        "transformer/level0/layers/mlp/lin2": config.mlp_dim,
+        "transformer/level1/final_attn/v": d,
         "hyper/lin3": d,
         "mix/lin1": config.num_queries,
         "output_up": 4 * f,  # a transposed convolution counts its outputs
@@ -375,9 +375,9 @@ def test_initial_distributions():
     for path, x in p.items():
         if path.endswith("/scale"):
             assert (x == 1).all(), path
-        if path.startswith("transformer/"):
-            np.testing.assert_array_equal(x[0], x[1], err_msg=path)  # the levels start as copies of each other
-    kernel = p["transformer/layers/self_attn/q/kernel"][0]
+        if path.startswith("transformer/level0/"):  # the levels start as copies of each other
+            np.testing.assert_array_equal(x, p[path.replace("level0", "level1")], err_msg=path)
+    kernel = p["transformer/level0/layers/self_attn/q/kernel"]
     assert not np.array_equal(kernel[0], kernel[1])  # but their blocks do not
     assert not np.array_equal(p["pe/level0"], p["pe/level1"])
 
@@ -395,14 +395,17 @@ def test_a_batch_equals_its_samples(decode, params):
 def test_heads_select_maps_and_never_numbers(decode, params):
     states, features = inputs(CONFIG, len(KINDS))
     both = decode(params, states, features, KINDS)
-    for head, size in (("binary", CONFIG.binary_classes), ("semantic", CONFIG.semantic_classes)):
-        one = decode(params, states, features, heads=(head,))  # is_semantic follows from the head
-        assert set(one) == {head}
-        assert one[head].shape == (len(KINDS), size, CONFIG.image_size, CONFIG.image_size)
-        same = np.full(len(KINDS), head == "semantic")
-        np.testing.assert_allclose(one[head], decode(params, states, features, same)[head], atol=1e-6)
-    given = decode(params, states, features, KINDS, heads=("binary",))
-    np.testing.assert_allclose(given["binary"], both["binary"], atol=1e-6)
+    one = decode(params, states, features, KINDS, heads=("binary",))
+    assert set(one) == {"binary"}
+    assert one["binary"].shape == (len(KINDS), CONFIG.binary_classes, CONFIG.image_size, CONFIG.image_size)
+    np.testing.assert_allclose(one["binary"], both["binary"], atol=1e-6)
+
+    all_semantic = decode(params, states, features, np.ones(len(KINDS), bool))
+    one = decode(params, states, features, heads=("semantic",))  # without kinds they follow from the only head
+    assert set(one) == {"semantic"}
+    assert one["semantic"].shape == (len(KINDS), CONFIG.semantic_classes, CONFIG.image_size, CONFIG.image_size)
+    np.testing.assert_allclose(one["semantic"], all_semantic["semantic"], atol=1e-6)
+    assert not np.allclose(one["semantic"], both["semantic"], atol=1e-4)
 
 
 def test_each_sample_is_gated_by_its_own_head(decode, params):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from media_files import numbered, numbers, rotate_mp4, tone, write_sound, write_video
@@ -80,6 +82,9 @@ def test_frames_are_squashed_whatever_their_shape(tmp_path):
     assert frames.shape == (2, 224, 224, 3)
     want = Image.fromarray(numbered(1, 131, 77)).resize((224, 224), Image.Resampling.BILINEAR)
     assert np.abs(frames[1].astype(int) - np.asarray(want)).mean() < 2
+    # Bilinear stays between the two grays of the picture at its edges, the sharper filters shoot beyond.
+    assert frames.min() >= 17
+    assert frames.max() <= 223
 
 
 @pytest.mark.parametrize(("clockwise", "turns"), [(90, -1), (180, 2), (270, 1)])
@@ -210,17 +215,18 @@ def test_compressed_sound_tracks(tmp_path, ending, codec, rate):
     assert wave.dtype == np.float32
     assert len(wave) / 16_000 == pytest.approx(2, abs=0.08)
     peak_s = np.abs(wave).argmax() / 16_000
-    # The encoder's lead-in is cut where the container tells it; a transport stream does not.
-    assert peak_s == pytest.approx(1.25, abs=0.03 if ending == "ts" else 0.006)
+    # The encoder's lead-in is cut where the container tells it; transport streams do not, Matroska depends on its writer.
+    assert peak_s == pytest.approx(1.25, abs=0.03 if ending in ("ts", "mkv") else 0.006)
     assert 0.5 < np.abs(wave).max() < 1.1
 
 
 def test_an_mp3_without_a_length_header_is_read_to_its_end(tmp_path):
+    if "bitrate_mode" not in inspect.signature(soundfile.write).parameters:
+        pytest.skip("this soundfile writes no MP3 of variable bit rate")
     rate = 44_100
     t = np.arange(8 * rate) / rate
     loud_start = np.where(t < 1, 0.3 * np.random.default_rng(0).standard_normal(t.size), 0.01 * np.sin(2000 * t))
     path = tmp_path / "vbr.mp3"
-    soundfile = pytest.importorskip("soundfile")
     soundfile.write(path, loud_start, rate, bitrate_mode="VARIABLE", compression_level=0.1)
     data = path.read_bytes()
     tag = data.index(b"Xing")
@@ -246,6 +252,7 @@ def picture():
 
 
 def test_images_are_squashed_bicubically(tmp_path, picture):
+    picture += np.random.default_rng(0).integers(0, 9, picture.shape, dtype=np.uint8)  # detail that tells filters apart
     Image.fromarray(picture).save(tmp_path / "a.png")
     want = np.asarray(Image.fromarray(picture).resize((224, 224), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(read_image(tmp_path / "a.png", size=224), want)

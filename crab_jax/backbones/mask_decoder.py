@@ -382,10 +382,11 @@ class MaskDecoder(nn.Module):
         return {f"level{i}": _normal(k, shape, jnp.float32) for i, k in enumerate(keys)}
 
     def _init_transformer(self, key):
-        """One tree with the levels on axis 0: they start as exact copies of each other, which submodules could not."""
+        """The levels start as exact copies of each other, which submodules with keys of their own could not."""
         token = jnp.zeros((1, 1, self.config.prompt_dim), self.dtype)
         one = TwoWay(self.config, self.dtype, parent=None).init(key, token, token, token[0])["params"]
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (self.config.levels, *x.shape)), one)
+        # Copies and not one array twice: a training step donates every buffer once.
+        return {f"level{i}": jax.tree.map(jnp.copy, one) for i in range(self.config.levels)}
 
     def __call__(
         self,
@@ -471,9 +472,8 @@ class MaskDecoder(nn.Module):
         """One level: src [B h w D], generated [B Q D], pe [h w D] → what the classifiers read, [B 2h 2w F]."""
         c = self.config
         b, h, w, d = src.shape
-        params = jax.tree.map(lambda x: x[level], self.transformer)
         queries, image = TwoWay(c, self.dtype, parent=None).apply(
-            {"params": params},
+            {"params": self.transformer[f"level{level}"]},
             generated + self.level_embed[level].astype(self.dtype),
             src.reshape(b, h * w, d),
             pe.reshape(h * w, d),
@@ -515,8 +515,6 @@ def weight_table(config: MaskDecoderConfig) -> WeightTable:
 
     Source: specification A.3.
     """
-    levels = {"l": config.levels}
-    blocks = {"l": config.levels, "i": config.depth}
 
     def attn(path: str, key: str, **counts: int) -> list[Rule]:
         return [rule for n in ("q", "k", "v", "out") for rule in linear(f"{path}/{n}", f"{key}.{n}_proj", **counts)]
@@ -528,7 +526,18 @@ def weight_table(config: MaskDecoderConfig) -> WeightTable:
             *norm(f"{path}/norm", f"{key}.1"),
         ]
 
-    block, block_key = "transformer/layers", "mask_decoder.transformer.{l}.layers.{i}"
+    def two_way(path: str, key: str) -> list[Rule]:
+        layers, layer, depth = f"{path}/layers", f"{key}.layers.{{i}}", {"i": config.depth}
+        return [
+            *attn(f"{layers}/self_attn", f"{layer}.self_attn", **depth),
+            *attn(f"{layers}/token_to_image", f"{layer}.cross_attn_token_to_image", **depth),
+            *attn(f"{layers}/image_to_token", f"{layer}.cross_attn_image_to_token", **depth),
+            *(rule for i in (1, 2, 3, 4) for rule in norm(f"{layers}/norm{i}", f"{layer}.norm{i}", **depth)),
+            *(rule for i in (1, 2) for rule in linear(f"{layers}/mlp/lin{i}", f"{layer}.mlp.lin{i}", **depth)),
+            *attn(f"{path}/final_attn", f"{key}.final_attn_token_to_image"),
+            *norm(f"{path}/final_norm", f"{key}.norm_final_attn"),
+        ]
+
     generator = f"mask_decoder.query_generator.layers.{config.query_layers - 1}"
     rules = [
         *linear("prompt/lin1", "text_hidden_fcs.0.0"),
@@ -538,14 +547,11 @@ def weight_table(config: MaskDecoderConfig) -> WeightTable:
         *norm("neck/norm1", "image_feature_neck.1"),
         Rule("neck/conv2/kernel", "image_feature_neck.2.weight", CONV_2D),
         *norm("neck/norm2", "image_feature_neck.3"),
-        *attn(f"{block}/self_attn", f"{block_key}.self_attn", **blocks),
-        *attn(f"{block}/token_to_image", f"{block_key}.cross_attn_token_to_image", **blocks),
-        *attn(f"{block}/image_to_token", f"{block_key}.cross_attn_image_to_token", **blocks),
-        *(rule for i in (1, 2, 3, 4) for rule in norm(f"{block}/norm{i}", f"{block_key}.norm{i}", **blocks)),
-        *linear(f"{block}/mlp/lin1", f"{block_key}.mlp.lin1", **blocks),
-        *linear(f"{block}/mlp/lin2", f"{block_key}.mlp.lin2", **blocks),
-        *attn("transformer/final_attn", "mask_decoder.transformer.{l}.final_attn_token_to_image", **levels),
-        *norm("transformer/final_norm", "mask_decoder.transformer.{l}.norm_final_attn", **levels),
+        *(
+            rule
+            for level in range(config.levels)
+            for rule in two_way(f"transformer/level{level}", f"mask_decoder.transformer.{level}")
+        ),
         Rule("query_tokens", "mask_decoder.avs_query_tokens.weight"),
         *(
             rule

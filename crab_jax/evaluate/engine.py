@@ -111,8 +111,7 @@ class Engine:
 
     def __init__(
         self,
-        config: CrabConfig,
-        variants: Mapping[str, Flat],
+        variants: Mapping[str, tuple[CrabConfig, Flat]],
         *,
         dtype: jnp.dtype = jnp.bfloat16,
         sampling: Sampling | None = None,
@@ -122,41 +121,33 @@ class Engine:
         """Moves the weights.
 
         Args:
-            config: all sizes.
-            variants: name → flat parameters as loaded; variants may share arrays, shared arrays are kept once.
+            variants: name → sizes and flat parameters as loaded. Variants differ in a few parameters (an overlay);
+                arrays that they share are kept once. The dicts of parameters are emptied on the way, so that host and
+                device never hold the whole model twice (on CPU they are the same memory).
             dtype: bfloat16, or float32 for parity (then products run at the highest precision).
             sampling: greedy if None.
             buckets: ladders of static shapes.
             max_batch: at most this many samples at once.
         """
-        self.config = config
         self.dtype = jnp.dtype(dtype)
         self.sampling = sampling or Sampling()
         self.buckets = buckets or Buckets()
         self.max_batch = max_batch
-        self.model = Crab(config, self.dtype, unrolled=True)
-        moved: dict[int, Any] = {}
-
-        def move(leaf):
-            # The array itself is kept beside its copy, so that its id stays taken while this runs.
-            if id(leaf) not in moved:
-                moved[id(leaf)] = (leaf, jnp.asarray(leaf, self.dtype))
-            return moved[id(leaf)][1]
-
-        unstacked: dict[int, tuple] = {}
-
-        def split_layers(path, leaf):
-            if id(leaf) not in unstacked:
-                layers = unstack({path: leaf}, config.llama.num_layers)
-                unstacked[id(leaf)] = (leaf, {p: jnp.asarray(x, self.dtype) for p, x in layers.items()})
-            return unstacked[id(leaf)][1]
-
-        self._variables = {}
-        for name, flat in variants.items():
-            parts: Flat = {}
-            for path, leaf in flat.items():
-                parts |= split_layers(path, leaf) if path.startswith("llama/layers/") else {path: move(leaf)}
-            self._variables[name] = {"params": nest(parts)}
+        placed: dict[str, Flat] = {name: {} for name in variants}
+        for path in list(dict.fromkeys(path for _, flat in variants.values() for path in flat)):
+            leaves = {name: flat.pop(path) for name, (_, flat) in variants.items() if path in flat}
+            copies: list[tuple[Any, Flat]] = []
+            for name, leaf in leaves.items():
+                mine = next((copy for other, copy in copies if other is leaf), None)
+                if mine is None:
+                    pieces = unstack({path: leaf}, variants[name][0].llama.num_layers)
+                    mine = {p: jnp.asarray(x, self.dtype) for p, x in pieces.items()}
+                    copies.append((leaf, mine))
+                placed[name] |= mine
+        self._variants: dict[str, tuple[Crab, Any]] = {
+            name: (Crab(variants[name][0], self.dtype, unrolled=True), {"params": nest(flat)})
+            for name, flat in placed.items()
+        }
 
     def run(
         self, requests: Sequence[Request], *, progress: Callable[[int], None] = lambda n: None
@@ -191,21 +182,22 @@ class Engine:
     def _shape(self, request: Request) -> tuple:
         """The static shape that this request rounds up to; equal shapes share batches."""
         example, fit = request.example, self.buckets.fit
-        if request.variant not in self._variables:
+        if request.variant not in self._variants:
             raise BatchError(
-                f"{example.name}: needs the weights {request.variant!r}, loaded are {', '.join(self._variables)}"
+                f"{example.name}: needs the weights {request.variant!r}, loaded are {', '.join(self._variants)}"
             )
+        config = self._variants[request.variant][0].config
         check_counts(
             example,
-            ids=self.config.token_ids,
-            frame_tokens=self.config.vl_projector.num_queries,
-            window_tokens=self.config.al_projector.num_queries,
+            ids=config.token_ids,
+            frame_tokens=config.vl_projector.num_queries,
+            window_tokens=config.al_projector.num_queries,
         )
-        room = self.config.llama.max_positions - len(example.prompt)
+        room = config.llama.max_positions - len(example.prompt)
         if room <= 0:
             raise BatchError(
                 f"{example.name}: the prompt has {len(example.prompt)} tokens, the language model has "
-                f"{self.config.llama.max_positions} positions"
+                f"{config.llama.max_positions} positions"
             )
         frames = 0 if example.frames is None else len(example.frames)
         windows, height = (0, 0) if example.fbank is None else (len(example.fbank), example.fbank.shape[1] // 16)
@@ -222,18 +214,19 @@ class Engine:
     def _batch(self, shape: tuple, requests: Sequence[Request]) -> list[Reply]:
         """Runs one batch; every request has the same shape."""
         variant, head, layout, capacity = shape
-        variables = self._variables[variant]
+        model, variables = self._variants[variant]
+        config = model.config
         size = self.buckets.fit("batch", len(requests))
         padded = [*requests, *[requests[-1]] * (size - len(requests))]
         batch: Batch = lay_out(
             [r.example for r in padded],
             layout=layout,
-            ids=self.config.token_ids,
-            image_size=self.config.clip.image_size,
-            frame_tokens=self.config.vl_projector.num_queries,
-            window_tokens=self.config.al_projector.num_queries,
+            ids=config.token_ids,
+            image_size=config.clip.image_size,
+            frame_tokens=config.vl_projector.num_queries,
+            window_tokens=config.al_projector.num_queries,
         )
-        room = self.config.llama.max_positions
+        room = config.llama.max_positions
         limits = [min(r.max_new_tokens, room - len(r.example.prompt)) for r in requests]
         limit = np.asarray(
             limits + [0] * (size - len(requests)), np.int32
@@ -243,7 +236,7 @@ class Engine:
         with clock("encode"):
             visual, audio, scales = jax.block_until_ready(
                 encode(
-                    self.model, variables, batch.frames, batch.fbank, batch.patch_rows, mask_frame,
+                    model, variables, batch.frames, batch.fbank, batch.patch_rows, mask_frame,
                     with_scales=head is not None,
                 )
             )  # fmt: skip
@@ -252,17 +245,17 @@ class Engine:
         with clock("generate"):
             out = jax.block_until_ready(
                 generate(
-                    self.model, variables, batch.tokens, batch.segment, batch.position, visual, audio, limit, keys,
+                    model, variables, batch.tokens, batch.segment, batch.position, visual, audio, limit, keys,
                     (jnp.float32(s.temperature), jnp.int32(s.top_k), jnp.float32(s.top_p)),
                     capacity=capacity, greedy=s.temperature == 0,
                 )
             )  # fmt: skip
-        wanted = len(self.config.token_ids.masks)
+        wanted = len(config.token_ids.masks)
         counts = np.asarray(out.mask_count)
         logits = None
         if head is not None and (counts[: len(requests)] >= wanted).any():
             with clock("masks"):
-                logits = np.asarray(decode_masks(self.model, variables, out.mask_states, scales, head=head), np.float32)
+                logits = np.asarray(decode_masks(model, variables, out.mask_states, scales, head=head), np.float32)
         ids, lengths = np.asarray(out.ids), np.asarray(out.length)
         seconds = clock.seconds | {"shared_by": len(requests)}
         replies = []
@@ -271,7 +264,7 @@ class Engine:
             replies.append(
                 Reply(
                     ids=answer,
-                    finished=bool(answer) and answer[-1] == self.config.token_ids.eos,
+                    finished=bool(answer) and answer[-1] == config.token_ids.eos,
                     mask_count=int(counts[b]),
                     mask_logits=logits[b] if logits is not None and counts[b] >= wanted else None,
                     seconds=seconds,

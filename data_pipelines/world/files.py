@@ -26,7 +26,8 @@ def write_video(
         video = container.add_stream("libx264", rate=fps)
         video.height, video.width = frames.shape[1:3]
         video.pix_fmt = "yuv420p"
-        video.options = {"crf": "19", "preset": "veryfast", "threads": "1"}  # more than one thread does not always give the same bytes
+        # With threads or its macroblock tree, x264 sometimes writes other bytes for the same frames.
+        video.options = {"crf": "19", "preset": "veryfast", "x264-params": "threads=1:sync-lookahead=0:mbtree=0"}
         audio = None if wave is None else container.add_stream("aac", rate=rate_hz, layout="stereo")
         if audio is not None:
             audio.bit_rate = 128_000

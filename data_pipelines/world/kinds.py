@@ -19,7 +19,7 @@ class Kind:
         name: its name among the 71 classes of AVSS; every kind has one.
         names: its name in the other vocabularies ("avqa", "ave", "avvp"), where there is one.
         look: paints it in a pose.
-        wide: its width in its own units, to place several side by side.
+        wide: twice its largest reach to a side, in its own units; keeps it inside the picture.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Kind:
     look: Callable[[Canvas, looks.Pose], None]
     timbre: Timbre
     style: Style
-    wide: float = 0.8
+    wide: float
 
     @property
     def label(self) -> int:
@@ -53,7 +53,7 @@ _TABLE = (
             spread=0.09,
         ),
         Style(-8, 8, (0.5, 0.5, 1.0), hold=0.80, voices=3),
-        wide=0.72,
+        wide=0.90,
     ),
     Kind(
         "bell",
@@ -78,7 +78,7 @@ _TABLE = (
             noise=(0.25, 2500, 7500, 0.02),
         ),
         Style(2, 13, (1.0, 2.0, 1.0), hold=1.6),
-        wide=0.9,
+        wide=1.02,
     ),
     Kind(
         "bird",
@@ -94,7 +94,7 @@ _TABLE = (
             noise=(0.015, 3000, 7000, 0.1),
         ),
         Style(30, 41, (0.25, 0.25, 0.5, 0.25, 0.75), hold=0.7),
-        wide=0.62,
+        wide=0.86,
     ),
     Kind(
         "drum",
@@ -110,7 +110,7 @@ _TABLE = (
             noise=(0.55, 900, 6500, 0.075),
         ),
         Style(-17, -9, (0.5, 0.5, 0.25, 1.0), hold=0.7),
-        wide=0.86,
+        wide=0.95,
     ),
     Kind(
         "flute",
@@ -125,7 +125,7 @@ _TABLE = (
             noise=(0.055, 1400, 5200, 3.0),
         ),
         Style(10, 26, (0.5, 0.5, 1.0, 1.5), hold=0.96),
-        wide=1.02,
+        wide=1.04,
     ),
     Kind(
         "guitar",
@@ -140,7 +140,7 @@ _TABLE = (
             noise=(0.12, 1500, 5000, 0.012),
         ),
         Style(-12, 12, (0.5,), hold=1.5, arpeggio=True),
-        wide=0.55,
+        wide=0.62,
     ),
     Kind(
         "trumpet",
@@ -155,7 +155,7 @@ _TABLE = (
             noise=(0.02, 1200, 4000, 0.08),
         ),
         Style(2, 15, (0.5, 1.0, 0.5, 1.5), hold=0.86),
-        wide=1.06,
+        wide=1.12,
     ),
     Kind(
         "violin",
@@ -169,7 +169,7 @@ _TABLE = (
             noise=(0.025, 1800, 6000, 9.0),
         ),
         Style(3, 17, (1.0, 2.0, 1.0, 1.5), hold=1.02),
-        wide=0.66,
+        wide=1.00,
     ),
 )
 

@@ -1,0 +1,410 @@
+"""The Python interface: load weights once, ask about any video, sound or image, get typed answers.
+
+import crab_jax
+
+crab = crab_jax.load("weights/")
+answer = crab.ask("avqa", video="concert.mp4", question="How many instruments are playing?")
+answer.value                       # Choice(answer='two')
+crab.ask("s4", image="3.jpg", audio="audio.wav").mask      # bool [224 224]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from crab_jax import checkpoint
+from crab_jax.batch import Example
+from crab_jax.evaluate.engine import Engine, Reply, Request
+from crab_jax.evaluate.generate import Sampling
+from crab_jax.model import ADDED_TOKENS, CrabConfig
+from crab_jax.tasks import TASKS, Answer, Box, MaskTokens, TaskSpec, Unparsed, Wording
+from crab_jax.tasks.samples import BrokenSample, Sample, read_sample
+from crab_jax.tokens import AUDIO, IMAGE, VIDEO, Tokenizer, build_prompt
+from data_pipelines.decode import read_audio, read_image, read_video
+from data_pipelines.windows import log_mel_windows
+
+# Which set of weights a task wants, best first (specification 2.3): a run without its own set uses the next one.
+VARIANTS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("s4", "ms3", "ref-avs"), ("avs", "avss", "text")),
+    "avss": ("avss", "avs", "text"),
+}
+
+
+class WeightsError(ValueError):
+    """The weights cannot answer what is asked; the message says which part is missing and how to get it."""
+
+
+class SampleError(ValueError):
+    """A sample that cannot be answered; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A sample that was read and tokenised.
+
+    Attributes:
+        sample: as asked.
+        prompt: the instruction, before the chat template.
+        request: what the engine gets.
+        frames: uint8 [T S S 3], the pictures of the video, or None.
+        wave: float32 [n] at 16 kHz, the whole sound.
+        notes: what the reader of the answer should know.
+    """
+
+    sample: Sample
+    prompt: str
+    request: Request
+    frames: np.ndarray | None
+    wave: np.ndarray
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """One answer.
+
+    Attributes:
+        sample: as asked.
+        prompt: the instruction.
+        text: what the model said, without the end token.
+        value: the typed answer in it, or `Unparsed` with the reason.
+        mask: for segmentation, bool [S S] (foreground) or uint8 [S S] (the 71 classes of AVSS); None if the model did
+            not say the six mask tokens.
+        mask_logits: float32 [C S S] behind `mask`.
+        finished: whether the model ended its answer itself, before the limit of new tokens.
+        tokens: number of new tokens.
+        seconds: wall time by phase of the batch that it was answered in, and how many samples shared it.
+        notes: what one should know about the answer, for example that another set of weights had to stand in.
+        frames, wave: the media as the model got them (`Prepared`).
+    """
+
+    sample: Sample
+    prompt: str
+    text: str
+    value: Answer | Unparsed
+    mask: np.ndarray | None
+    mask_logits: np.ndarray | None
+    finished: bool
+    tokens: int
+    seconds: Mapping[str, float]
+    notes: tuple[str, ...]
+    frames: np.ndarray | None = dataclasses.field(repr=False)
+    wave: np.ndarray = dataclasses.field(repr=False)
+
+    @property
+    def parsed(self) -> bool:
+        """Whether the text could be understood."""
+        return not isinstance(self.value, Unparsed)
+
+    def picture(self):
+        """The answer as one picture (a `PIL.Image`)."""
+        from crab_jax.evaluate.pictures import picture
+
+        return picture(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A sample that could not be answered, in place of its `Result`."""
+
+    index: int
+    reason: str
+    raw: Any
+
+
+class Assistant:
+    """A loaded model that answers questions about media; made by `load`."""
+
+    def __init__(
+        self,
+        config: CrabConfig,
+        variants: Mapping[str, tuple[CrabConfig, dict[str, Any]]],
+        tokenizer: Tokenizer,
+        *,
+        dtype: Any,
+        wording: Wording,
+        sampling: Sampling,
+        max_batch: int,
+        variant: str | None,
+    ):
+        self.config = config
+        self.tokenizer = tokenizer
+        self.wording = wording
+        self._forced = variant
+        self._engine = Engine(variants, dtype=dtype, sampling=sampling, max_batch=max_batch)
+        self._variants = {name: c for name, (c, _) in variants.items()}
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are chosen; may be replaced between questions."""
+        return self._engine.sampling
+
+    @sampling.setter
+    def sampling(self, value: Sampling) -> None:
+        self._engine.sampling = value
+
+    def ask(
+        self,
+        task: str,
+        *,
+        video: str | os.PathLike | None = None,
+        image: str | os.PathLike | None = None,
+        audio: str | os.PathLike | None = None,
+        mask: str | os.PathLike | None = None,
+        question: str | None = None,
+        expression: str | None = None,
+        second: int | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Result:
+        """Asks one question.
+
+        Args:
+            task: one of `crab_jax.TASKS`.
+            video, image, audio: paths; the sound may be the video's own.
+            mask: path of the true mask, only shown beside the prediction.
+            question: for avqa.
+            expression: for ref-avs.
+            second: which second of the sound belongs to the image, if the image is not named after it.
+            max_new_tokens: limit of the answer, if not the task's own.
+
+        Raises:
+            SampleError: media that cannot be read, or an argument that is missing; the message says what to do.
+        """
+        fields = {
+            "task": task,
+            "video_path": video,
+            "image_path": image,
+            "audio_path": audio,
+            "mask_path": mask,
+            "question": question,
+            "exp": expression,
+            "second": second,
+        }
+        fields = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in fields.items() if v is not None}
+        sample = read_sample(fields, wording=self.wording)
+        if isinstance(sample, BrokenSample):
+            raise SampleError(sample.reason)
+        (result,) = self.answer([sample], max_new_tokens=max_new_tokens)
+        if isinstance(result, Failure):
+            raise SampleError(result.reason)
+        return result
+
+    def answer(
+        self,
+        samples: Iterable[Sample | BrokenSample],
+        *,
+        max_new_tokens: int | None = None,
+        progress: Callable[[int], Any] = lambda n: None,
+        threads: int = 4,
+    ) -> list[Result | Failure]:
+        """Answers many samples in batches, in their order; a broken one becomes a `Failure` and stops nothing.
+
+        Args:
+            samples: from `crab_jax.tasks.samples.read_samples`, or made by hand.
+            max_new_tokens: limit of the answers, if not the tasks' own.
+            progress: called with the number of samples that became ready.
+            threads: how many samples are read at once.
+        """
+        samples = list(samples)
+        with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+            prepared = list(pool.map(lambda s: self._prepare_or_fail(s, max_new_tokens), samples))
+        ready = [p for p in prepared if isinstance(p, Prepared)]
+        progress(len(samples) - len(ready))
+        replies = iter(self._engine.run([p.request for p in ready], progress=progress))
+        return [p if isinstance(p, Failure) else self._result(p, next(replies)) for p in prepared]
+
+    def prepare(self, sample: Sample, *, max_new_tokens: int | None = None) -> Prepared:
+        """Reads the media of a sample and builds its prompt.
+
+        Raises:
+            data_pipelines.decode.MediaError: media that cannot be read or do not fit the task.
+            WeightsError: no weights for this task.
+        """
+        spec = TASKS[sample.task]
+        variant, notes = self._variant(spec)
+        config = self._variants[variant]
+        media = spec.media[self.wording]
+        size = config.clip.image_size
+        wave = read_audio(sample.sound_path)
+        fbank = log_mel_windows(
+            wave,
+            rule=media.audio.value,
+            seconds=media.seconds,
+            second=sample.second if media.needs_second else None,
+            where=sample.sound_path,
+        )
+        video = read_video(sample.video_path, frames=media.frames, size=size) if media.frames else None
+        image = read_image(sample.image_path, size=size)[None] if media.image else None
+
+        prompt = spec.prompt(sample.row(), self.wording)
+        q = config.vl_projector.num_queries
+        pictures = {VIDEO: video, IMAGE: image}
+        slots = {tag: q * len(x) for tag, x in pictures.items() if x is not None}
+        slots[AUDIO] = config.al_projector.num_queries * len(fbank)
+        tags = spec.tags(self.wording)
+        order = [tag for tag in tags if tag in pictures]
+        frames = [pictures[tag] for tag in order]
+        mask_frame = sum(len(x) for x in frames[: order.index(IMAGE)]) if IMAGE in order else 0
+        unplaced = 0
+        if image is not None and IMAGE not in order:  # the picture to segment is not part of the prompt
+            mask_frame, unplaced = sum(map(len, frames)), 1
+            frames.append(image)
+        ids = self.tokenizer.expand(
+            build_prompt(self.tokenizer, prompt), {tag: n for tag, n in slots.items() if tag in tags}
+        )
+        example = Example(
+            name=f"sample {sample.id}",
+            prompt=ids,
+            frames=np.concatenate(frames) if frames else None,
+            unplaced=unplaced,
+            fbank=fbank,
+            mask_frame=mask_frame,
+        )
+        head = None if not spec.needs_masks else "semantic" if spec.semantic else "binary"
+        limit = spec.max_new_tokens if max_new_tokens is None else max_new_tokens
+        request = Request(example=example, max_new_tokens=limit, variant=variant, head=head, row=sample.index)
+        return Prepared(sample=sample, prompt=prompt, request=request, frames=video, wave=wave, notes=notes)
+
+    def _prepare_or_fail(self, sample: Sample | BrokenSample, max_new_tokens: int | None) -> Prepared | Failure:
+        if isinstance(sample, BrokenSample):
+            return Failure(index=sample.index, reason=sample.reason, raw=sample.raw)
+        try:
+            return self.prepare(sample, max_new_tokens=max_new_tokens)
+        except (ValueError, OSError) as error:  # MediaError, WeightsError, PlaceholderError …: all name file and reason
+            return _failure(sample, error)
+
+    def _result(self, prepared: Prepared, reply: Reply | Exception) -> Result | Failure:
+        sample = prepared.sample
+        if isinstance(reply, Exception):
+            return _failure(sample, reply)
+        spec = TASKS[sample.task]
+        text = self.tokenizer.decode_plain(reply.ids)
+        value = spec.parse(text)
+        if not reply.finished:
+            value = _note_limit(value, len(reply.ids))
+        mask = None
+        if reply.mask_logits is not None and isinstance(value, MaskTokens):
+            # sigmoid(x) > 0.5 is x > 0
+            mask = np.argmax(reply.mask_logits, axis=0).astype(np.uint8) if spec.semantic else reply.mask_logits[0] > 0
+        return Result(
+            sample=sample,
+            prompt=prepared.prompt,
+            text=text,
+            value=value,
+            mask=mask,
+            mask_logits=reply.mask_logits,
+            finished=reply.finished,
+            tokens=len(reply.ids),
+            seconds=reply.seconds,
+            notes=prepared.notes,
+            frames=prepared.frames,
+            wave=prepared.wave,
+        )
+
+    def _variant(self, spec: TaskSpec) -> tuple[str, tuple[str, ...]]:
+        """The set of weights that answers a task, and a note if it is not the one it should be."""
+        wanted = (self._forced,) if self._forced else VARIANTS.get(spec.name, ("text",))
+        for name in wanted:
+            config = self._variants.get(name)
+            if config is None or (spec.needs_masks and config.mask_decoder is None):
+                continue
+            if self._forced or name == wanted[0]:
+                return name, ()
+            note = f"no weights of the {wanted[0].upper()} finetune are loaded, so {_NAMES[name]} stand in"
+            return name, (note,)
+        raise WeightsError(
+            f"task {spec.name}: these weights have no mask decoder; convert again with --crab DIR holding "
+            f"{wanted[0]}_finetune_weights.bin"
+        )
+
+
+_NAMES = {"avs": "those of the AVS finetune", "avss": "those of the AVSS finetune", "text": "those of the pretraining"}
+
+
+def _failure(sample: Sample, error: Exception) -> Failure:
+    return Failure(index=sample.index, reason=str(error), raw={"id": sample.id, "task": sample.task})
+
+
+def _note_limit(value: Answer | Unparsed, tokens: int) -> Answer | Unparsed:
+    """An answer that was cut off and could not be read says that it was cut off."""
+    if isinstance(value, Unparsed):
+        return dataclasses.replace(value, reason=f"{value.reason} (the answer was cut off after {tokens} tokens)")
+    return value
+
+
+def load(
+    weights: str | os.PathLike,
+    *,
+    dtype: Any = "bfloat16",
+    wording: Wording | str = Wording.QUICK_START,
+    sampling: Sampling | None = None,
+    max_batch: int = 8,
+    tasks: Sequence[str] | None = None,
+    variant: str | None = None,
+) -> Assistant:
+    """Loads a weights folder, made by `crab convert`.
+
+    Args:
+        weights: the folder.
+        dtype: "bfloat16", or "float32" for parity with the reference (twice the memory).
+        wording: how tasks are asked; the published weights most probably expect the quick-start wording.
+        sampling: greedy if None.
+        max_batch: at most this many samples at once; more memory, more throughput.
+        tasks: only load what these tasks need; None: all.
+        variant: answer every task with this set of weights ("text", "avs", "avss").
+
+    Raises:
+        crab_jax.checkpoint.CheckpointError: no weights folder, or a broken one.
+        WeightsError: a part is missing without which nothing can be answered.
+    """
+    folder = pathlib.Path(weights)
+    manifest = checkpoint.read_manifest(folder)
+    config = checkpoint.read_config(folder, manifest)
+    lacking = [part for part in config.missing() if part != "mask_decoder"]
+    if lacking:
+        raise WeightsError(
+            f"{folder}: {', '.join(lacking)} missing; these weights were converted from a subset of the files, convert "
+            "again together with the others"
+        )
+    if variant not in (None, "text", *manifest["overlays"]):
+        have = ", ".join(["text", *manifest["overlays"]])
+        raise WeightsError(f"{folder}: no set of weights {variant!r}; there are: {have}")
+    tokenizer_file = folder / "tokenizer.model"
+    if not tokenizer_file.is_file():
+        raise WeightsError(f"{tokenizer_file}: missing; copy tokenizer.model of the language model there")
+    tokenizer = Tokenizer.load(tokenizer_file, base_vocabulary=config.llama.vocab_size - ADDED_TOKENS)
+
+    loaded = checkpoint.load(folder)
+    wanted = {v for task in tasks or TASKS for v in VARIANTS.get(task, ("text",))[:1]} | {"text"}
+    if variant is not None:
+        wanted = {variant}
+    missing = wanted - {"text"} - set(loaded.overlays)
+    if missing:  # another set stands in
+        wanted |= set(loaded.overlays)
+    variants = {"text": (loaded.config, dict(loaded.params))} if "text" in wanted else {}
+    for name in sorted(set(loaded.overlays) & wanted):
+        over = loaded.with_overlay(name)
+        variants[name] = (over.config, dict(over.params))
+    loaded.params.clear()
+    for overlay in loaded.overlays.values():
+        overlay.clear()
+    return Assistant(
+        config,
+        variants,
+        tokenizer,
+        dtype=dtype,
+        wording=Wording(wording),
+        sampling=sampling or Sampling(),
+        max_batch=max_batch,
+        variant=variant,
+    )
+
+
+__all__ = ["Assistant", "Box", "Failure", "Prepared", "Result", "SampleError", "WeightsError", "load"]

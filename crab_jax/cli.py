@@ -1,0 +1,65 @@
+"""The `crab` command. Each verb is one call into the package; heavy imports wait until a verb is chosen."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `crab` command. Returns the exit code."""
+    _cache_compilations()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    verb = next((word for word in argv if not word.startswith("-")), None)
+    parser = argparse.ArgumentParser(
+        prog="crab", description="Hears and sees at once, and says what, when, where, and which pixels."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, about, prepare in (
+        ("infer", "answer questions about videos, sounds and images", _infer),
+        ("convert", "convert the published PyTorch files into a weights folder", _convert),
+        ("export", "write a weights folder back under the published PyTorch names", _export),
+    ):
+        sub = verbs.add_parser(name, help=about, description=about)
+        # Only the chosen verb is imported: `crab --help` answers at once.
+        sub.set_defaults(run=prepare(sub) if name == verb else None)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+
+
+def _infer(parser: argparse.ArgumentParser):
+    from crab_jax import infer
+
+    infer.add_arguments(parser)
+    return infer.run
+
+
+def _convert(parser: argparse.ArgumentParser):
+    from crab_jax.convert import command
+
+    command.add_arguments(parser)
+    return command.run
+
+
+def _export(parser: argparse.ArgumentParser):
+    from crab_jax.convert import command
+
+    command.add_export_arguments(parser)
+    return command.run_export
+
+
+def _cache_compilations() -> None:
+    """Compiled programs are kept between runs (`JAX_COMPILATION_CACHE_DIR`, empty to switch it off)."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "crab_jax", "xla")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
