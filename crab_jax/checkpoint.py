@@ -283,6 +283,7 @@ def load(
     """
     directory = pathlib.Path(os.path.abspath(directory))
     manifest = read_manifest(directory)
+    _check_files(directory, manifest)
     sections = _choose_sections(directory, manifest, variant)
     config = read_config(directory, manifest, variant)
     if parts is not None:
@@ -302,7 +303,6 @@ def load(
         loaded[section] = {}
         for group in dict.fromkeys(entry["in"] for entry in described.values()):
             stored = {path: e for path, e in manifest["arrays"][section].items() if e["in"] == group}
-            _check_files(directory, manifest, f"params/{group}/")
             flat = load_group(directory / "params" / group, stored, dtype=dtype, shardings=shardings)
             loaded[section] |= {path: x for path, x in flat.items() if path in described}
             if progress is not None:
@@ -351,6 +351,7 @@ def stream(directory: str | os.PathLike, manifest: Mapping[str, Any], section: s
         Path and NumPy array as stored; for "kept", the pair of file and name instead of the path.
     """
     directory = pathlib.Path(os.path.abspath(directory))
+    _check_files(directory, manifest)
     if section == "kept":
         entries = {
             f"tensors/{entry['number']}": ((file, name), entry)
@@ -364,7 +365,6 @@ def stream(directory: str | os.PathLike, manifest: Mapping[str, Any], section: s
         if group is None:  # empty arrays
             flat = {path: np.empty(entry["shape"], entry["dtype"]) for path, entry in stored.items()}
         else:
-            _check_files(directory, manifest, f"params/{group}/")
             flat = load_group(directory / "params" / group, stored)
         for path, x in flat.items():
             yield entries[path][0], x
@@ -409,13 +409,13 @@ def _choose_sections(
     }
 
 
-def _check_files(directory: pathlib.Path, manifest: Mapping[str, Any], prefix: str) -> None:
+def _check_files(directory: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    """Every file must be there with its size: a copy that broke off is noticed before anything is read."""
     for name, size in manifest["contents"].items():
-        if name.startswith(prefix):
-            path = directory / name
-            found = path.stat().st_size if path.is_file() else None
-            if found != size:
-                state = "is missing" if found is None else f"has {found} bytes"
-                raise CheckpointError(
-                    f"{path} {state}, expected {size} bytes: the folder is incomplete, copy it again or convert again"
-                )
+        path = directory / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            state = "is missing" if found is None else f"has {found} bytes"
+            raise CheckpointError(
+                f"{path} {state}, expected {size} bytes: the folder is incomplete, copy it again or convert again"
+            )

@@ -91,7 +91,7 @@ class Walk:
                 stamp = packet.dts if packet.pts is None else packet.pts
                 if packet.dts is None and not packet.size:  # PyAV's signal to flush, not a packet of the file
                     continue
-                if stamp is not None:
+                if stamp is not None and packet.time_base:
                     end_s = float((stamp + (packet.duration or 0)) * packet.time_base) - start_s
                     self.end_s = max(self.end_s, end_s)
                 if packet.stream_index == stream.index:

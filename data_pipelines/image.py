@@ -16,6 +16,9 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit; a small file that unfolds to more
 # What Pillow may try. Left to itself it would also start Ghostscript, among others.
 _FORMATS = ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "TGA"]
 
+# What escapes from Pillow's readers on damaged files.
+_DAMAGE = (OSError, EOFError, SyntaxError, ValueError, IndexError, OverflowError, MemoryError, struct.error)
+
 
 def read_image(path: str | os.PathLike[str], *, size: int) -> np.ndarray:
     """An image as RGB, squashed to a square with Pillow's bicubic filter.
@@ -38,6 +41,24 @@ def read_image(path: str | os.PathLike[str], *, size: int) -> np.ndarray:
     Source: specification 3.1.
     """
     return np.array(_load(path, expected="an image").resize((size, size), Image.Resampling.BICUBIC))
+
+
+def read_picture(path: str | os.PathLike[str], *, longest: int = 1280) -> np.ndarray:
+    """An image in its own proportions, to be looked at; large ones are reduced.
+
+    Args:
+        path: as in `read_image`.
+        longest: most pixels of the longer side.
+
+    Returns:
+        uint8 `[H W 3]`.
+
+    Raises:
+        MediaError: as in `read_image`.
+    """
+    image = _load(path, expected="an image")
+    image.thumbnail((longest, longest))
+    return np.asarray(image)
 
 
 def read_mask(path: str | os.PathLike[str], *, size: int) -> np.ndarray:
@@ -83,9 +104,8 @@ def read_semantic_mask(path: str | os.PathLike[str], *, size: int) -> np.ndarray
 
     Source: specification 9.4.
     """
-    return labels_from_colors(
-        np.asarray(_load(path, expected="a mask image").resize((size, size), Image.Resampling.NEAREST))
-    )
+    image = _load(path, expected="a mask image").resize((size, size), Image.Resampling.NEAREST)
+    return labels_from_colors(np.asarray(image))
 
 
 def _palette(classes: int) -> np.ndarray:
@@ -145,9 +165,8 @@ def _load(path: str | os.PathLike[str], *, expected: str, upright: bool = False)
         with Image.open(path, formats=_FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise bad(
-                    path, expected=f"{expected} of at most {MAX_PIXELS} pixels", found=f"{width} x {height} pixels"
-                )
+                limit = f"{expected} of at most {MAX_PIXELS} pixels"
+                raise bad(path, expected=limit, found=f"{width} x {height} pixels")
             image.load()
             rgb = _rgb(image, path)
             return ImageOps.exif_transpose(rgb) if upright else rgb
@@ -159,26 +178,14 @@ def _load(path: str | os.PathLike[str], *, expected: str, upright: bool = False)
         raise bad(path, expected=expected, found=why if family in ("image", "animation") else description) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise bad(path, expected=f"{expected} of at most {MAX_PIXELS} pixels", found=str(error)) from error
-    except (
-        OSError,
-        EOFError,
-        SyntaxError,
-        ValueError,
-        IndexError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        struct.error,
-    ) as error:
-        # All of these escape from Pillow's readers on damaged files.
-        raise bad(path, expected=expected, found=f"{sniff(path)[1]} that is truncated or damaged ({error})") from error
+    except _DAMAGE as error:
+        found = f"{sniff(path)[1]} that is truncated or damaged ({str(error) or type(error).__name__})"
+        raise bad(path, expected=expected, found=found) from error
 
 
 def _rgb(image: Image.Image, path: pathlib.Path) -> Image.Image:
-    wide = image.mode.startswith("I;16") or (
-        image.mode == "I" and image.format == "PNG"
-    )  # older Pillows open 16-bit PNGs as "I"
-    if wide:
+    # Older Pillows open 16-bit PNGs as "I".
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise bad(path, expected="an image of 8 or 16 bits per channel", found=f"32-bit pixels (mode {image.mode})")

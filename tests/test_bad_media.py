@@ -6,7 +6,9 @@ import os
 import pathlib
 import pickle
 import struct
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from media_files import cut, tone, write_sound, write_video
@@ -248,6 +250,18 @@ def test_damaged_sound_track(tmp_path):
     text = message(read_audio, path)
     assert "damaged sound track" in text
     assert "packets cannot be decoded" in text
+
+
+def test_sound_track_with_a_hole(tmp_path):
+    path = tmp_path / "hole.mkv"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for start in (0, 3 * 16_000):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 16_000, start, Fraction(1, 16_000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    assert "gaps: 2.00 s of sound in 4.00 s of time" in message(read_audio, path)
 
 
 def test_nonsense_requests_are_no_media_errors(tmp_path):

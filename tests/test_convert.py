@@ -22,7 +22,7 @@ from configs import published  # noqa: E402
 from crab_jax import checkpoint, groups  # noqa: E402
 from crab_jax.checkpoint import CheckpointError  # noqa: E402
 from crab_jax.config import ConfigError, build, to_dict  # noqa: E402
-from crab_jax.convert import command, model_config, unsaved  # noqa: E402
+from crab_jax.convert import command, infer, model_config, unsaved  # noqa: E402
 from crab_jax.convert.crab import CRAB_FILES, PUBLIC, Inputs, locate, table  # noqa: E402
 from crab_jax.convert.engine import common_dtype, export_rule  # noqa: E402
 from crab_jax.convert.export import ExportError, export  # noqa: E402
@@ -30,9 +30,11 @@ from crab_jax.convert.plan import make_plan  # noqa: E402
 from crab_jax.convert.report import ConversionError, fold  # noqa: E402
 from crab_jax.convert.run import convert, find_crab_files  # noqa: E402
 from crab_jax.convert.sources import SourceError, Tensor, open_source, write_safetensors  # noqa: E402
-from crab_jax.model import CrabConfig, abstract  # noqa: E402
+from crab_jax.model import CrabConfig  # noqa: E402
 
 ROLES = (*PUBLIC, *CRAB_FILES)
+# After a damaged chunk Orbax abandons its other reads; they then complain to nobody about a closed event loop.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,12 @@ def by_name(config: CrabConfig, params) -> dict[tuple[str, str], np.ndarray]:
             for key, x in export_rule(rule, params[f"{part}/{rule.path}"]):
                 found[part, key] = x
     return found
+
+
+def shapes_of(config: CrabConfig) -> dict[str, tuple[int, ...]]:
+    """Every parameter of the network with its shape."""
+    parts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    return {f"{part}/{path}": s for part, c in parts.items() if c for path, s in infer.shapes(part, c).items()}
 
 
 def check_export(made, weights: pathlib.Path, out: pathlib.Path, roles) -> None:
@@ -152,7 +160,7 @@ def test_what_is_loaded_is_what_was_in_the_files(original, weights):
             assert same(x[files.BASE :], rows[files.BASE :]), "rows of the added tokens come from the AVS file"
         else:
             assert same(x, expected[part, key]), (part, key)
-    assert set(loaded.params) == set(abstract(loaded.config)), "exactly the parameters of the network"
+    assert {p: x.shape for p, x in loaded.params.items()} == shapes_of(loaded.config)
 
 
 @pytest.mark.parametrize("role", ["avs", "avss"])
@@ -171,7 +179,7 @@ def test_overlay(original, weights, role):
     assert switched.config == chosen.config
     assert set(switched.params) == set(chosen.params)
     assert all(same(np.asarray(x), chosen.params[p]) for p, x in switched.params.items())
-    assert {p: x.shape for p, x in chosen.params.items()} == {p: x.shape for p, x in abstract(chosen.config).items()}
+    assert {p: x.shape for p, x in chosen.params.items()} == shapes_of(chosen.config)
 
 
 def test_pretrain_files_give_way_to_the_joint_file(original, tmp_path):
@@ -187,11 +195,12 @@ def test_pretrain_files_give_way_to_the_joint_file(original, tmp_path):
 
 
 def test_keeping_less(original, tmp_path):
-    for keep, complete in (("none", ()), ("crab", CRAB_FILES)):
+    roles = ("clip", "visual_pretrain", "finetune")
+    for keep, complete in (("none", ()), ("crab", roles[1:])):
         out = tmp_path / keep
-        convert(original.inputs(), out, numbers=files.numbers(original.config), keep=keep)
+        convert(original.inputs(*roles), out, numbers=files.numbers(original.config), keep=keep)
         dropped = export(out, tmp_path / f"{keep}-out").dropped
-        assert set(dropped) == set(ROLES) - set(complete)
+        assert set(dropped) == set(roles) - set(complete)
         assert "text_model.final_layer_norm.weight" in dropped["clip"]
         for role in complete:
             again = open_source(tmp_path / f"{keep}-out" / CRAB_FILES[role])
@@ -829,10 +838,10 @@ def published_shapes(tmp_path_factory):
     config = build(CrabConfig, published.get_config().model.to_dict())
     names: dict[str, dict[str, tuple[int, ...]]] = {}
     for part in ("llama", "clip", "beats", "vl_projector", "al_projector", "mask_decoder"):
-        rules, shapes = table(part, getattr(config, part)), abstract(config)
+        rules, shapes = table(part, getattr(config, part)), infer.shapes(part, getattr(config, part))
         names[part] = dict(rules.unused)
         for rule in rules.rules:
-            shape = shapes[f"{part}/{rule.path}"].shape[len(rule.counts) :]
+            shape = shapes[rule.path][len(rule.counts) :]
             shape = rule.op.save(np.broadcast_to(np.int8(0), shape)).shape
             names[part] |= {key: shape for _, key in rule.keys()}
     joint = "base_model.model.model."

@@ -28,6 +28,7 @@ from data_pipelines.decode import (
     read_semantic_mask,
     read_video,
 )
+from data_pipelines.image import read_picture
 
 DATA = pathlib.Path(__file__).parent / "data"
 
@@ -215,7 +216,7 @@ def test_compressed_sound_tracks(tmp_path, ending, codec, rate):
     assert wave.dtype == np.float32
     assert len(wave) / 16_000 == pytest.approx(2, abs=0.08)
     peak_s = np.abs(wave).argmax() / 16_000
-    # The encoder's lead-in is cut where the container tells it; transport streams do not, Matroska depends on its writer.
+    # The encoder's lead-in is cut where the container tells it; transport streams do not, Matroska does at times.
     assert peak_s == pytest.approx(1.25, abs=0.03 if ending in ("ts", "mkv") else 0.006)
     assert 0.5 < np.abs(wave).max() < 1.1
 
@@ -257,6 +258,12 @@ def test_images_are_squashed_bicubically(tmp_path, picture):
     want = np.asarray(Image.fromarray(picture).resize((224, 224), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(read_image(tmp_path / "a.png", size=224), want)
     assert read_image(tmp_path / "a.png", size=50).shape == (50, 50, 3)
+
+
+def test_pictures_to_look_at_keep_their_proportions(tmp_path, picture):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), picture)
+    assert read_picture(tmp_path / "a.png", longest=65).shape == (38, 65, 3)
 
 
 def same_size(path, array):

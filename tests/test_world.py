@@ -11,7 +11,7 @@ from PIL import Image
 from crab_jax.tasks.vocabulary import AVE_EVENTS, AVSS_CLASSES, AVVP_EVENTS, MUSIC_AVQA_ANSWERS
 from data_pipelines.image import PALETTE, read_mask, read_semantic_mask
 from data_pipelines.world import KINDS, Performer, Scene, Stage, files, quickstart, sound, write_quickstart_media
-from data_pipelines.world.looks import REACH, TOP, Pose
+from data_pipelines.world.looks import Pose
 from data_pipelines.world.paint import Canvas, box, disc, repeat, turn
 
 RATE = 16000
@@ -112,13 +112,13 @@ def test_a_look_stays_within_its_reach(kind):
     x = np.tile((np.arange(side, dtype=np.float32) + 0.5) * pixel - 0.8, (side, 1))
     y = np.tile(1.4 - (np.arange(side, dtype=np.float32)[:, None] + 0.5) * pixel, (1, side))
     moved = []
-    for pose in (Pose(), Pose(1, 1, 0.5, 1), Pose(1, 0.2, 1.5, 4), Pose(0.5, 0.5, 2.3, 7)):
+    for pose in (Pose(), Pose(1, 1, 0.5, 1), Pose(1, 0, 0.5, 2), Pose(1, 0.2, 1.5, 4), Pose(0.5, 0.5, 2.3, 7)):
         canvas = Canvas(x, y, pixel=pixel)
         KINDS[kind].look(canvas, pose)
         solid = canvas.alpha > 0.5
         moved.append(solid)
-        assert np.abs(x[solid]).max() < REACH
-        assert y[solid].max() < TOP
+        assert np.abs(x[solid]).max() < KINDS[kind].wide / 2
+        assert y[solid].max() < KINDS[kind].tall
         assert y[solid].min() > -0.05
         assert canvas.rgb.min() >= 0
         assert (canvas.rgb <= canvas.alpha[..., None] + 1e-4).all()  # colours stay within 1
@@ -396,6 +396,15 @@ def test_a_video_may_have_no_sound_but_needs_frames(tmp_path):
     for shape in ((0, 32, 32, 3), (3, 31, 32, 3), (3, 32, 32)):
         with pytest.raises(ValueError, match="even H and W"):
             files.write_video(tmp_path / "bad.mp4", np.zeros(shape, np.uint8), fps=5)
+
+
+def test_the_same_frames_and_sound_give_the_same_bytes(tmp_path):
+    clip = Stage(small(Performer("violin", 0.2), Performer("bell", 0.8))).clip(rate_hz=44100)
+    for name in ("a", "b"):
+        files.write_video(tmp_path / f"{name}.mp4", clip.frames, fps=5, wave=clip.wave)
+        files.write_mp3(tmp_path / f"{name}.mp3", clip.wave, rate_hz=44100)
+    for suffix in (".mp4", ".mp3"):
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from crab_jax import checkpoint
+from crab_jax.backbones.mask_decoder import PE_TENSORS
 from crab_jax.convert.crab import OVERLAYS, VOCABULARY, locate, table, vocabulary_table
 from crab_jax.convert.engine import common_dtype, export_rule
 from crab_jax.convert.sources import Tensor, write_safetensors, write_torch
@@ -150,6 +151,8 @@ def _rules(manifest: Mapping[str, Any], section: str, config: CrabConfig) -> Ite
             rules = vocabulary_table(rows, width).rules
         else:
             rules = table(part, getattr(config, part)).rules
+            if part == "mask_decoder":  # a whole state dict has these, too
+                rules += tuple(Rule(path, name) for path, name in PE_TENSORS.items())
         for rule in rules:
             yield part, rule
 

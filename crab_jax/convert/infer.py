@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -109,6 +110,7 @@ def mask_decoder(
     )
 
 
+@functools.lru_cache(maxsize=32)
 def shapes(part: str, config: Any) -> dict[str, tuple[int, ...]]:
     """Every parameter of one part with its shape; nothing is computed or allocated.
 

@@ -9,6 +9,7 @@ Source: specification 2.4, 8.9, D, Q-1, Q-2.
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import zipfile
@@ -32,6 +33,7 @@ _ABOUT = {
 }
 
 
+@functools.cache
 def candidates() -> dict[str, np.ndarray]:
     """The shipped arrays, `{T3,I3}.…`."""
     with np.load(CANDIDATES, allow_pickle=False) as file:

@@ -250,7 +250,7 @@ def write_semantic_png(path: str | os.PathLike[str], labels: np.ndarray) -> None
 
 def _media(image, frames, wave, duration_s, aspect) -> Iterable[Image.Image | None]:
     if image is not None:
-        yield show_tiles([Tile(check_picture(image), "Picture")])
+        yield show_tiles([Tile(check_picture(image), "Picture")], tallest=400)
     known = duration_s is not None
     axis = Axis(PAD, WIDTH - PAD, check_duration(duration_s) if known else 1.0)
     yield thumbnails(frames, axis, aspect)

@@ -84,12 +84,12 @@ class Tile:
     paint: Callable[[np.ndarray], np.ndarray] | None = None
 
 
-def show_tiles(tiles: Sequence[Tile]) -> Image.Image:
+def show_tiles(tiles: Sequence[Tile], *, tallest: int = TALLEST) -> Image.Image:
     """Pictures side by side, or one below the other if they are very wide."""
     height, width = tiles[0].image.shape[:2]
     columns = 1 if width > 2.6 * height else len(tiles)
     room = (WIDTH - 2 * PAD - GAP * (columns - 1)) // columns
-    scale = min(room / width, TALLEST / height)
+    scale = min(room / width, tallest / height)
     size = max(round(width * scale), 1), max(round(height * scale), 1)
     block = blank((size[1] + 30) * (len(tiles) // columns) + GAP * (len(tiles) // columns - 1))
     draw = ImageDraw.Draw(block)

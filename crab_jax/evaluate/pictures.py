@@ -9,7 +9,7 @@ from PIL import Image
 from crab_jax import draw
 from crab_jax.tasks import TASKS, AudioVisualEvents, Box, Caption, Choice, Events, MaskTokens
 from crab_jax.tasks.base import BOX_GRID
-from crab_jax.tasks.vocabulary import AVSS
+from crab_jax.tasks.vocabulary import AVSS_CLASSES
 from data_pipelines.decode import RATE, probe, read_mask, read_semantic_mask
 from data_pipelines.image import read_picture
 
@@ -41,7 +41,7 @@ def picture(result: Result) -> Image.Image:
                 read = read_semantic_mask if spec.semantic else read_mask
                 truth = read(sample.mask_path, size=result.mask.shape[0])
             if spec.semantic:
-                return draw.overlay_semantic(image, result.mask, AVSS, truth=truth, title=title, answer=result.text)
+                return draw.overlay_semantic(image, result.mask, AVSS_CLASSES, truth=truth, title=title, answer=result.text)
             heading = f"{title} · {sample.exp}" if sample.exp else title
             return draw.overlay_mask(image, result.mask, truth=truth, title=heading, answer=result.text)
         case Box() if image is not None:

@@ -19,7 +19,8 @@ class Kind:
         name: its name among the 71 classes of AVSS; every kind has one.
         names: its name in the other vocabularies ("avqa", "ave", "avvp"), where there is one.
         look: paints it in a pose.
-        wide: twice its largest reach to a side, in its own units; keeps it inside the picture.
+        wide: twice its largest reach to a side in any pose, in its own units.
+        tall: how high it reaches in any pose.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Kind:
     timbre: Timbre
     style: Style
     wide: float
+    tall: float
 
     @property
     def label(self) -> int:
@@ -54,6 +56,7 @@ _TABLE = (
         ),
         Style(-8, 8, (0.5, 0.5, 1.0), hold=0.80, voices=3),
         wide=0.90,
+        tall=0.72,
     ),
     Kind(
         "bell",
@@ -79,6 +82,7 @@ _TABLE = (
         ),
         Style(2, 13, (1.0, 2.0, 1.0), hold=1.6),
         wide=1.02,
+        tall=0.97,
     ),
     Kind(
         "bird",
@@ -95,6 +99,7 @@ _TABLE = (
         ),
         Style(30, 41, (0.25, 0.25, 0.5, 0.25, 0.75), hold=0.7),
         wide=0.86,
+        tall=1.02,
     ),
     Kind(
         "drum",
@@ -111,6 +116,7 @@ _TABLE = (
         ),
         Style(-17, -9, (0.5, 0.5, 0.25, 1.0), hold=0.7),
         wide=0.95,
+        tall=0.93,
     ),
     Kind(
         "flute",
@@ -126,6 +132,7 @@ _TABLE = (
         ),
         Style(10, 26, (0.5, 0.5, 1.0, 1.5), hold=0.96),
         wide=1.04,
+        tall=0.87,
     ),
     Kind(
         "guitar",
@@ -141,6 +148,7 @@ _TABLE = (
         ),
         Style(-12, 12, (0.5,), hold=1.5, arpeggio=True),
         wide=0.62,
+        tall=1.06,
     ),
     Kind(
         "trumpet",
@@ -156,6 +164,7 @@ _TABLE = (
         ),
         Style(2, 15, (0.5, 1.0, 0.5, 1.5), hold=0.86),
         wide=1.12,
+        tall=0.87,
     ),
     Kind(
         "violin",
@@ -170,6 +179,7 @@ _TABLE = (
         ),
         Style(3, 17, (1.0, 2.0, 1.0, 1.5), hold=1.02),
         wide=1.00,
+        tall=1.06,
     ),
 )
 

@@ -1,7 +1,7 @@
 """What every kind of performer looks like, and how it moves while it sounds.
 
 A look is a function of a canvas and a pose. Coordinates are the performer's own: feet at the origin, y upwards, about
-one unit high and no wider than `REACH` to either side, so that any look fits any place on the stage.
+one unit high and wide; `Kind.wide` and `Kind.tall` say how far each reaches.
 """
 
 from __future__ import annotations
@@ -28,9 +28,6 @@ from data_pipelines.world.paint import (
     rod,
     turn,
 )
-
-REACH = 0.6  # half the width that a look may use
-TOP = 1.12  # how high it may reach, at the top of its motion
 
 
 @dataclasses.dataclass(frozen=True)

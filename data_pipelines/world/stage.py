@@ -265,17 +265,17 @@ class Stage:
             grow = _spring(min((time_s - start_s + 0.5 / scene.fps) / APPEAR_S, 1.0))
         if end_s < scene.duration_s:
             grow *= float(ramp((end_s - time_s) / VANISH_S, -0.2, 1.0))
+        kind, near = self.kinds[who], 0.75 + 0.5 * performer.depth
         whole = scene.height * (0.47 + 0.19 * performer.depth) * performer.size
         unit = whole * grow
-        near = 0.75 + 0.5 * performer.depth
-        room = self.kinds[who].wide * whole / 2 + 0.03 * scene.width  # so that nobody at an end is cut off
+        room = kind.wide * whole / 2 + 0.03 * scene.width  # so that nobody at an end is cut off
         center_x = room + performer.place * (scene.width - 2 * room) + near * drift_x
         feet_y = (HORIZON + 0.045 + 0.235 * performer.depth) * scene.height + near * drift_y
-        left, right = math.floor(center_x - looks.REACH * unit) - 1, math.ceil(center_x + looks.REACH * unit) + 1
-        top, bottom = math.floor(feet_y - looks.TOP * unit) - 1, math.ceil(feet_y + 0.06 * unit) + 1
+        left, right = math.floor(center_x - kind.wide / 2 * unit) - 1, math.ceil(center_x + kind.wide / 2 * unit) + 1
+        top, bottom = math.floor(feet_y - kind.tall * unit) - 1, math.ceil(feet_y + 0.06 * unit) + 1
         y, x = np.mgrid[top:bottom, left:right].astype(np.float32) + np.float32(0.5)
         canvas = Canvas((x - center_x) / unit, (feet_y - y) / unit, pixel=1 / unit)
-        self.kinds[who].look(canvas, self.pose(who, time_s))
+        kind.look(canvas, self.pose(who, time_s))
         return canvas, (top, left), feet_y
 
     def _ground(self, picture: np.ndarray, canvas: Canvas, corner: tuple[int, int], feet_y: float):

@@ -1,0 +1,46 @@
+# Makes the virtual environment of this checkout and installs the project into it. Sourced by quickstart.sh and test.sh.
+#
+#   environment EXTRAS     e.g. environment ""  or  environment "[test]"
+#
+# PYTHON   the interpreter to start from (default: the first of python3, python3.13, 3.12, 3.11 that is new enough)
+# VENV     where the environment goes (default: .venv in the checkout)
+
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+find_python() {
+  local candidate
+  if [ -n "${PYTHON:-}" ]; then
+    new_enough "$PYTHON" || { echo "error: PYTHON=$PYTHON is not Python 3.11 or newer" >&2; exit 1; }
+    echo "$PYTHON"
+    return
+  fi
+  for candidate in python3 python3.13 python3.12 python3.11 python; do
+    if new_enough "$candidate"; then echo "$candidate"; return; fi
+  done
+  echo "error: no Python 3.11 or newer found; install one, or set PYTHON=/path/to/python" >&2
+  exit 1
+}
+
+environment() {
+  local extras="$1" python stamp want
+  VENV="${VENV:-$PWD/.venv}"
+  if ! "$VENV/bin/python" -c 'import sys' 2>/dev/null; then
+    python="$(find_python)" || exit 1
+    echo "== making a virtual environment in $VENV ($("$python" --version))"
+    rm -rf "$VENV"
+    "$python" -m venv "$VENV" || {
+      echo "error: cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv" >&2
+      exit 1
+    }
+  fi
+  stamp="$VENV/.installed-${extras//[^a-z]/_}"
+  want="$(cksum < setup.py) $PWD"
+  if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
+    echo "== packages are installed already"
+  else
+    echo "== installing crab_jax$extras and what it needs into $VENV (a few minutes the first time)"
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".$extras"
+    echo "$want" > "$stamp"
+  fi
+}

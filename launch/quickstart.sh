@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Sets everything up on a fresh machine and answers all nine tasks once.
+#
+#   bash launch/quickstart.sh [--out DIR] [--seed N]
+#
+# Needs Python 3.11 or newer and the package registry; safe to run again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/environment.sh
+environment ""
+exec "$VENV/bin/python" -m launch.quickstart "$@"
