@@ -19,8 +19,9 @@ setup(
         "numpy>=1.26",
         "einops>=0.8,<1",
         "librosa>=0.10.2,<0.12",
-        "soundfile>=0.12",
-        "av>=12,<19",
+        "soundfile>=0.12.1",
+        "soxr>=0.3.2",  # librosa's resampler
+        "av>=14.1,<19",
         "pillow>=10.3",
         "sentencepiece>=0.2,<0.3",
         "safetensors>=0.4.3",

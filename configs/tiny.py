@@ -13,8 +13,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.unlock()
     m = config.model
     m.llama.update(
-        vocab_size=Tokenizer.tiny().size, hidden_size=64, intermediate_size=160, num_layers=2, num_heads=4, num_kv_heads=4,
-        max_positions=2048,
+        vocab_size=Tokenizer.tiny().size, hidden_size=64, intermediate_size=160, num_layers=2, num_heads=4,
+        num_kv_heads=4, max_positions=2048,
     )  # fmt: skip
     m.llama.lora.update(rank=4, alpha=8.0)
     m.clip.update(image_size=112, hidden_size=48, intermediate_size=96, num_layers=4, num_heads=4, taps=(1, 2, 3))

@@ -123,6 +123,8 @@ def answer_all(
     Returns:
         Number of samples that failed.
     """
+    # A bar on a terminal has to move out of the way of every line.
+    say = (lambda text: tqdm.write(text, file=sys.stdout, end="")) if sys.stderr.isatty() else sys.stdout.write
     counts = {"answered": 0, "understood": 0, "failed": 0}
     problems: list[str] = []
     with (
@@ -143,7 +145,7 @@ def answer_all(
                 counts["answered"] += 1
                 counts["understood"] += result.parsed
                 problems += [f"{record['id']} ({record['task']}): {problem}" for problem in record.get("problems", [])]
-                tqdm.write(_line(result, record, out, full=one), file=sys.stdout)
+                say(_line(result, record, out, full=one) + "\n")
     for problem in problems:
         sys.stderr.write(f"failed: {problem}\n")
     if not one:

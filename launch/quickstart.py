@@ -35,8 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         write_random_weights(args.out / "weights", seed=args.seed)
     with timed("answering", spent):
         code = cli.main(
-            ["infer", str(samples), "--weights", str(args.out / "weights"), "--out", str(args.out / "answers")]
-            + ["--max-new-tokens", "48"]
+            ["infer", str(samples), "--weights", str(args.out / "weights")]
+            + ["--out", str(args.out / "answers"), "--max-new-tokens", "48"]
         )
     for name, seconds in spent.items():
         sys.stdout.write(f"{seconds:7.1f} s  {name}\n")

@@ -7,38 +7,45 @@ import sys
 
 import pytest
 
-sys.path[:0] = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parents[1])]  # `goldens`; `configs`
-
-import goldens
+HERE = pathlib.Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]  # for `goldens` and the like, and for `configs` and `launch`
+# A few small recorded cases come with the tests, so that parity is never skipped altogether.
+RECORDED = HERE / "data" / "recorded"
 
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--goldens", metavar="DIR", help="recorded cases of the reference (a folder holding c01*.json … c09*.json)"
+        "--goldens", metavar="DIR", help="recorded cases of the reference (a folder with c01*.json …); default: a few"
     )
     parser.addoption("--examples", metavar="DIR", help="real media that some recorded cases were made from")
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "case(prefix): runs once per recorded case whose name starts with prefix")
+
+
 def pytest_generate_tests(metafunc):
     """`@pytest.mark.case("c05")` runs the test once for every recorded case whose name starts so."""
+    import goldens
+
     marker = metafunc.definition.get_closest_marker("case")
     if marker is None:
         return
-    folder = metafunc.config.getoption("--goldens")
-    if folder is None:
-        reason = "recorded cases not given: pytest tests/parity --goldens DIR"
-        metafunc.parametrize("case", [pytest.param(None, marks=pytest.mark.skip(reason=reason))], ids=["no-goldens"])
-        return
-    found = goldens.find(pathlib.Path(folder), marker.args[0])
+    given = metafunc.config.getoption("--goldens")
+    folder = pathlib.Path(given) if given else RECORDED
+    found = goldens.find(folder, marker.args[0])
     if not found:
-        reason = f"no recorded case {marker.args[0]}* under {folder}"
-        metafunc.parametrize("case", [pytest.param(None, marks=pytest.mark.skip(reason=reason))], ids=["absent"])
+        where = f"under {given}" if given else "among those that come with the tests; give --goldens DIR"
+        skip = pytest.mark.skip(reason=f"no recorded case {marker.args[0]}* {where}")
+        metafunc.parametrize("case", [pytest.param(None, marks=skip)], ids=["absent"])
         return
     metafunc.parametrize("case", found, indirect=True, ids=[p.stem for p in found])
 
 
 @pytest.fixture
 def case(request):
+    import goldens
+
     return goldens.Case(request.param)
 
 
@@ -46,26 +53,39 @@ def case(request):
 def examples(request):
     """The folder with the media of the recorded cases."""
     given = request.config.getoption("--examples")
-    folder = (
-        pathlib.Path(given)
-        if given
-        else pathlib.Path(request.config.getoption("--goldens") or "/nowhere") / ".." / "examples"
-    )
+    folder = pathlib.Path(given or pathlib.Path(request.config.getoption("--goldens") or "/nowhere", "..", "examples"))
     if not folder.is_dir():
         pytest.skip("media of the recorded cases not found: pass --examples DIR")
     return folder
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "case(prefix): runs once per recorded case whose name starts with prefix")
+def _worst_of_process():
+    import goldens
+
+    return goldens.WORST
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """With xdist, each process hands over what it compared."""
+    for name, entry in getattr(node, "workeroutput", {}).get("recorded_cases", {}).items():
+        ratio, tensor, largest, checked = entry
+        before = _worst_of_process().get(name, (-1.0, "", 0.0, 0))
+        worse = (ratio, tensor, largest) if ratio > before[0] else before[:3]
+        _worst_of_process()[name] = (*worse, before[3] + checked)
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["recorded_cases"] = {k: list(v) for k, v in _worst_of_process().items()}
 
 
 def pytest_terminal_summary(terminalreporter):
     """Prints the worst error of every recorded case against its tolerance."""
-    if not goldens.WORST:
+    if not _worst_of_process():
         return
     terminalreporter.section("recorded cases: worst error / tolerance")
-    for name, (ratio, tensor, error, checked) in sorted(goldens.WORST.items()):
+    for name, (ratio, tensor, error, checked) in sorted(_worst_of_process().items()):
         verdict = "ok " if ratio <= 1 else "BAD"
         terminalreporter.write_line(
             f"{verdict} {name:24s} {ratio:9.3g} of tolerance (max |error| {error:.3g}) in {tensor}; {checked} tensors"

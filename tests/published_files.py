@@ -53,7 +53,14 @@ def numbers(c: CrabConfig) -> ModelNumbers:
             "vl_projector": pick("vl_projector", *projector),
             "al_projector": pick("al_projector", *projector),
             "mask_decoder": pick(
-                "mask_decoder", "num_heads", "query_heads", "low_res", "levels", "tokens_per_level", "grid", "image_size"
+                "mask_decoder",
+                "num_heads",
+                "query_heads",
+                "low_res",
+                "levels",
+                "tokens_per_level",
+                "grid",
+                "image_size",
             ),
         },
     )
@@ -100,7 +107,9 @@ def tokenizer_model(pieces: int) -> bytes:
     names = [*kinds, *(f"p{i}" for i in range(pieces - len(kinds)))]
     model = b""
     for name in names[:pieces]:
-        model += field(1, field(1, name.encode()) + b"\x15" + np.float32(-1).tobytes() + bytes([0x18, kinds.get(name, 1)]))
+        model += field(
+            1, field(1, name.encode()) + b"\x15" + np.float32(-1).tobytes() + bytes([0x18, kinds.get(name, 1)])
+        )
     return model
 
 
@@ -135,7 +144,9 @@ class Published:
         return dataclasses.replace(self.config.mask_decoder, num_queries=OVERLAY_QUERIES[role])
 
 
-def write(folder: pathlib.Path, *, seed: int = 0, llama_dtype=np.float16, llama_format: str = "safetensors") -> Published:
+def write(
+    folder: pathlib.Path, *, seed: int = 0, llama_dtype=np.float16, llama_format: str = "safetensors"
+) -> Published:
     """Writes a whole set of files.
 
     Args:
@@ -162,7 +173,9 @@ def write(folder: pathlib.Path, *, seed: int = 0, llama_dtype=np.float16, llama_
     seg = state("mask_decoder", c.mask_decoder, rng)
     made.tensors["segmentation_pretrain"] = {f"model.seg_module.{k}": x for k, x in seg.items()}
     joint = lora | {
-        f"{part}.{k}": x for part in ("vl_projector", "al_projector") for k, x in state(part, getattr(c, part), rng).items()
+        f"{part}.{k}": x
+        for part in ("vl_projector", "al_projector")
+        for k, x in state(part, getattr(c, part), rng).items()
     }
     made.tensors["finetune"] = {f"base_model.model.model.{k}": x for k, x in joint.items()}
     for role in ("avs", "avss"):
@@ -260,4 +273,6 @@ def frequencies(c: CrabConfig, seed: int = 7) -> dict[str, np.ndarray]:
     """Arrays for `--pe FILE`, under the names of a whole state dict."""
     rng = np.random.default_rng(seed)
     shape = (2, c.mask_decoder.prompt_dim // 2)
-    return {f"base_model.model.model.seg_module.{n}": rng.standard_normal(shape, np.float32) for n in PE_TENSORS.values()}
+    return {
+        f"base_model.model.model.seg_module.{n}": rng.standard_normal(shape, np.float32) for n in PE_TENSORS.values()
+    }

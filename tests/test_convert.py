@@ -106,7 +106,12 @@ def check_export(made, weights: pathlib.Path, out: pathlib.Path, roles) -> None:
 
 def test_everything_round_trips(original, weights, tmp_path):
     check_export(original, weights, tmp_path / "out", ROLES)
-    for name in ("llama/config.json", "llama/tokenizer.model", "llama/model.safetensors.index.json", "clip/config.json"):
+    for name in (
+        "llama/config.json",
+        "llama/tokenizer.model",
+        "llama/model.safetensors.index.json",
+        "clip/config.json",
+    ):
         assert (tmp_path / "out" / name).read_bytes() == (original.folder / name).read_bytes()
     again = torch.load(tmp_path / "out" / "beats" / "BEATs.pt", weights_only=True)
     assert again["cfg"] == files.beats_cfg(original.config.beats)
@@ -210,7 +215,9 @@ def test_keeping_less(original, tmp_path):
 
 
 def test_dtype_rounds_and_export_says_so(original, tmp_path):
-    convert(original.inputs("clip", "finetune"), tmp_path / "w", numbers=files.numbers(original.config), dtype="bfloat16")
+    convert(
+        original.inputs("clip", "finetune"), tmp_path / "w", numbers=files.numbers(original.config), dtype="bfloat16"
+    )
     weights = checkpoint.load(tmp_path / "w")
     assert {x.dtype for x in weights.params.values()} == {np.dtype(ml_dtypes.bfloat16)}
     name = "vision_model.embeddings.class_embedding"
@@ -255,7 +262,9 @@ def test_new_rows(original, choice):
         again = np.asarray(plan_of(original, new_rows=choice).params["llama/embed/embedding"])[files.BASE :]
         np.testing.assert_array_equal(embed, again)
     else:
-        np.testing.assert_array_equal(embed, original.tensors["avs"]["base_model.model.model.embed_tokens.weight"][-17:])
+        np.testing.assert_array_equal(
+            embed, original.tensors["avs"]["base_model.model.model.embed_tokens.weight"][-17:]
+        )
         np.testing.assert_array_equal(head, original.tensors["avs"]["base_model.model.lm_head.weight"][-17:])
 
 
@@ -327,7 +336,10 @@ def test_frequencies_in_the_file_itself(broken, tmp_path):
         (lambda path, x: None, "no such file|No such file"),
         (lambda path, x: path.write_text("hello"), "cannot be read"),
         (lambda path, x: np.savez(path, other=x), "found 0"),
-        (lambda path, x: np.savez(path, **{f"{k}{n}": x for n in unsaved.PE_TENSORS.values() for k in "ab"}), "found 2"),
+        (
+            lambda path, x: np.savez(path, **{f"{k}{n}": x for n in unsaved.PE_TENSORS.values() for k in "ab"}),
+            "found 2",
+        ),
         (lambda path, x: np.savez(path, **{n: x[:1] for n in unsaved.PE_TENSORS.values()}), "has the shape"),
     ],
 )
@@ -451,13 +463,17 @@ def test_a_pointwise_convolution_of_another_size(broken):
     """`[:, :, 0, 0]` of a 3 x 3 kernel would fit and lose eight ninths of it."""
     name = "base_model.model.model.seg_module.image_feature_neck.0.weight"
     broken.rewrite("avs", lambda t: t.update({name: np.zeros((*t[name].shape[:2], 3, 3), np.float32)}))
-    with pytest.raises(ConversionError, match=r"image_feature_neck.0.weight: \(32, 48, 3, 3\), expected \(32, 48, 1, 1\)"):
+    with pytest.raises(
+        ConversionError, match=r"image_feature_neck.0.weight: \(32, 48, 3, 3\), expected \(32, 48, 1, 1\)"
+    ):
         plan_of(broken, "avs")
 
 
 def test_a_file_given_as_another(original):
     inputs = dataclasses.replace(original.inputs("clip"), visual_pretrain=original.path("audio_pretrain"))
-    with pytest.raises(ConversionError, match=r"visual_pretrain: .* holds nothing of vl_projector .*is it another file"):
+    with pytest.raises(
+        ConversionError, match=r"visual_pretrain: .* holds nothing of vl_projector .*is it another file"
+    ):
         make_plan(inputs, files.numbers(original.config))
 
 
@@ -690,9 +706,9 @@ def test_damaged_folders_are_refused(weights, tmp_path):
     copy = spoiled(weights, tmp_path)
     victim = largest_file(copy)
     victim.write_bytes(bytes(victim.stat().st_size))
+    section = victim.relative_to(copy / "params").parts[0].split("-")[0]
     with pytest.raises(CheckpointError, match="cannot be read"):
-        list(checkpoint.load(copy).params)
-        list(checkpoint.stream(copy, checkpoint.read_manifest(copy), "kept"))
+        list(checkpoint.stream(copy, checkpoint.read_manifest(copy), section))
 
 
 @pytest.mark.parametrize(
@@ -701,7 +717,10 @@ def test_damaged_folders_are_refused(weights, tmp_path):
         (lambda m: m.update(format=99), "format 99, this version reads 1"),
         (lambda m: m.pop("arrays"), "broken"),
         (lambda m: m["config"]["clip"].update(wings=2), "unknown field"),
-        (lambda m: m["arrays"]["base"]["clip/class_token"].update(shape=[3]), "differs from crab.json in clip/class_token"),
+        (
+            lambda m: m["arrays"]["base"]["clip/class_token"].update(shape=[3]),
+            "differs from crab.json in clip/class_token",
+        ),
         (lambda m: m["arrays"]["base"]["clip/class_token"].update(dtype="float16"), "differs from crab.json"),
         (lambda m: m["arrays"]["base"].pop("clip/class_token"), "differs from crab.json"),
     ],
@@ -959,7 +978,9 @@ def test_command(original, tmp_path, capsys):
     capsys.readouterr()
     assert command.run_export(exporter.parse_args(["--weights", str(out), "--out", str(tmp_path / "e")])) == 1
     assert "--lossy" in capsys.readouterr().err
-    assert command.run_export(exporter.parse_args(["--weights", str(out), "--out", str(tmp_path / "e"), "--lossy"])) == 0
+    assert (
+        command.run_export(exporter.parse_args(["--weights", str(out), "--out", str(tmp_path / "e"), "--lossy"])) == 0
+    )
     assert "finetune_weights.bin: " in capsys.readouterr().out
 
 

@@ -63,7 +63,7 @@ def test_dropout_only_reaches_a(masks):
 
 
 def test_dropout_masks_differ_between_heads():
-    """With one B head equal to minus the other and equal router weights, shared masks cancel and separate ones do not."""
+    """Two opposite B heads with equal router weights: shared masks cancel, separate ones do not."""
     x = jnp.ones((1, 1, 64))
     params = {
         "kernel": jnp.zeros((64, 4)),

@@ -58,7 +58,7 @@ class Cache(NamedTuple):
 
 
 def rotary(position, *, theta: float, size: int):
-    """Cosine and sine tables for `position` [B L] → two float32 [B L E], in the half-rotation layout of Hugging Face."""
+    """Cosine and sine tables for `position` [B L]: two float32 [B L E], in Hugging Face's half-rotation layout."""
     frequency = 1.0 / (theta ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size)))
     angle = position[..., None].astype(jnp.float32) * jnp.asarray(frequency, jnp.float32)
     angle = jnp.concatenate([angle, angle], axis=-1)
@@ -269,7 +269,7 @@ def causal(segment):
 
 
 def unstack(params: Flat, num_layers: int, *, prefix: str = "llama/") -> Flat:
-    """Splits `llama/layers/… [Lyr …]` into `llama/layers_0/… […]`, for `Llama(unrolled=True)`; the rest is untouched."""
+    """Splits `llama/layers/… [Lyr …]` into `llama/layers_0/… […]`, for `Llama(unrolled=True)`; the rest stays."""
     flat: Flat = {}
     stacked = f"{prefix}layers/"
     for path, leaf in params.items():

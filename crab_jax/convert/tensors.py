@@ -20,7 +20,10 @@ MAX_SIZE = 1 << 48
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 # What a reader may meet in a broken file; always turned into a `SourceError`.
-READ_ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, OverflowError, struct.error, zipfile.BadZipFile)
+READ_ERRORS = (
+    OSError, EOFError, ValueError, KeyError, IndexError, TypeError, OverflowError, RuntimeError,  # zipfile: unsupported
+    struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 class SourceError(ValueError):
@@ -124,7 +127,7 @@ def read_bytes(path: pathlib.Path, offset: int, count: int, what: str) -> np.nda
         with path.open("rb", buffering=0) as file:
             file.seek(offset)
             _fill(file, buffer, path, what)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise SourceError(f"{path}: cannot read {what}: {short(error)}") from error
     return buffer
 
@@ -139,9 +142,12 @@ def sizes(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def check_name(path: pathlib.Path, name: Any) -> None:
-    if len(str(name)) > NAME_LIMIT:
-        raise SourceError(f"{path}: a tensor name of {len(str(name))} characters ({str(name)[:40]!r}…); refused")
+def check_name(path: pathlib.Path, name: str) -> None:
+    """Raises `SourceError` for names that could not be printed, written to JSON, or read by a person."""
+    if not name.isprintable():
+        raise SourceError(f"{path}: a tensor is called {name!r:.60}, which no program shows or stores safely; refused")
+    if len(name) > NAME_LIMIT:
+        raise SourceError(f"{path}: a tensor name of {len(name)} characters ({name[:40]!r}…); refused")
 
 
 def raw_bytes(value: Any) -> memoryview:

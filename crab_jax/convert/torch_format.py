@@ -140,7 +140,7 @@ def _from_tree(path: pathlib.Path, tree: Any, starts: Mapping[str, int], *, form
     tensors: dict[str, Tensor] = {}
     others = []
     for name, value in state.items():
-        check_name(path, name)
+        check_name(path, str(name))
         if isinstance(value, View):
             place = (value.storage.key, value.offset, value.shape, value.strides) if math.prod(value.shape) else None
             read = functools.partial(_read_view, path, str(name), value, starts[value.storage.key], swap)
@@ -155,15 +155,17 @@ def _from_tree(path: pathlib.Path, tree: Any, starts: Mapping[str, int], *, form
 
 
 def _is_plain(value: Any, budget: list[int], depth: int = 4) -> bool:
-    """JSON-like, not deep and not many: safe to keep and to print. `budget[0]` counts down the values looked at."""
+    """JSON, not deep and not many: safe to keep and to print. `budget[0]` counts down the values looked at."""
     budget[0] -= 1
     if budget[0] < 0 or depth < 0:
         return False
     if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_plain(v, budget, depth - 1) for k, v in value.items())
+        return all(isinstance(k, str) and k.isprintable() and _is_plain(v, budget, depth - 1) for k, v in value.items())
     if isinstance(value, (list, tuple)):
         return all(_is_plain(v, budget, depth - 1) for v in value)
-    return value is None or isinstance(value, (bool, int, float, str))
+    if isinstance(value, str):
+        return value.isprintable()
+    return value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _read_view(path: pathlib.Path, name: str, view: View, start: int, swap: bool) -> np.ndarray:
@@ -244,10 +246,11 @@ class _Pickler:
                 self._put(item, f"{where}.{name}" if where else str(name))
             self._out += pickle.SETITEMS
         elif isinstance(value, (list, tuple)):
-            self._out += pickle.MARK
+            # Not the instruction LIST: PyTorch's own restricted unpickler does not know it.
+            self._out += pickle.EMPTY_LIST + pickle.MARK if isinstance(value, list) else pickle.MARK
             for i, item in enumerate(value):
                 self._put(item, f"{where}[{i}]")
-            self._out += pickle.LIST if isinstance(value, list) else pickle.TUPLE
+            self._out += pickle.APPENDS if isinstance(value, list) else pickle.TUPLE
         elif hasattr(value, "shape") and hasattr(value, "dtype"):
             self._tensor(value, where)
         else:

@@ -41,7 +41,9 @@ def picture(result: Result) -> Image.Image:
                 read = read_semantic_mask if spec.semantic else read_mask
                 truth = read(sample.mask_path, size=result.mask.shape[0])
             if spec.semantic:
-                return draw.overlay_semantic(image, result.mask, AVSS_CLASSES, truth=truth, title=title, answer=result.text)
+                return draw.overlay_semantic(
+                    image, result.mask, AVSS_CLASSES, truth=truth, title=title, answer=result.text
+                )
             heading = f"{title} · {sample.exp}" if sample.exp else title
             return draw.overlay_mask(image, result.mask, truth=truth, title=heading, answer=result.text)
         case Box() if image is not None:

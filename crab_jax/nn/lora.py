@@ -1,4 +1,4 @@
-"""The interaction-aware LoRA: a frozen linear, one shared A, several B heads, and a router that weighs them per token."""
+"""The interaction-aware LoRA: a frozen linear, one shared A, several B heads, a router that weighs them per token."""
 
 from __future__ import annotations
 

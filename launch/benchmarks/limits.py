@@ -14,7 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.benchmarks.timing import race
+from launch.benchmarks.report import Row
+from launch.benchmarks.timing import Spread, race
+
+WEIGHT_READ = "vector times weight matrix"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,4 +78,44 @@ def weight_read(size: int, dtype: jnp.dtype, *, width: int = 4096) -> Probe:
     kernel = jnp.ones((rows, width), dtype)
     x = jnp.ones((1, rows), dtype)
     product = jax.jit(lambda x, kernel: x @ kernel)
-    return Probe(lambda: product(x, kernel), float(kernel.nbytes), "vector times weight matrix")
+    return Probe(lambda: product(x, kernel), float(kernel.nbytes), WEIGHT_READ)
+
+
+def rows(*, matmul_size: int, read_bytes: int, dtypes, rounds: int):
+    """The machine's own limits as rows: each dtype's product beside the first dtype's, each read beside the fastest."""
+    section = "Limits of this machine"
+    products = {jnp.dtype(d).name: matmul(matmul_size, d) for d in dtypes}
+    seconds = race({name: p.run for name, p in products.items()}, rounds=rounds)
+    first = next(iter(products))
+    for name, probe in products.items():
+        rate = probe.rate(seconds[name]) / 1e9
+        yield Row(
+            section=section,
+            what=probe.name,
+            dtype=name,
+            unit="GFLOP/s",
+            measured=Spread.of(rate),
+            against=f"the same in {first}",
+            reference=float(np.median(products[first].rate(seconds[first]) / 1e9)),
+            ratio=Spread.of(seconds[name] / seconds[first]),
+        )
+    size = f"{read_bytes / 2**20:g} MiB"
+    forms = {("float32", p.name): p for p in reads(read_bytes)}
+    for dtype in dtypes:
+        probe = weight_read(read_bytes, dtype)
+        forms[jnp.dtype(dtype).name, probe.name] = probe
+    seconds = race({key: p.run for key, p in forms.items()}, rounds=rounds)
+    plain = {key: np.median(p.rate(seconds[key])) for key, p in forms.items() if p.name != WEIGHT_READ}
+    fastest = max(plain, key=plain.get)
+    for key, probe in forms.items():
+        rate = probe.rate(seconds[key])
+        yield Row(
+            section=section,
+            what=f"{probe.name}, {size}",
+            dtype=key[0],
+            unit="GB/s",
+            measured=Spread.of(rate / 1e9),
+            against="the fastest way to read: " + fastest[1],
+            reference=float(plain[fastest] / 1e9),
+            ratio=Spread.of(forms[fastest].rate(seconds[fastest]) / rate),
+        )

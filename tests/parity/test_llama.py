@@ -33,12 +33,13 @@ def test_lora_linear(case):
             y, route = layer.apply({"params": params}, x)
             return y + bias, route
 
-        x, cotangent = case[f"{variant}/x"], case[f"{variant}/cotangent"]
+        def loss(*args, run=run, cotangent=case[f"{variant}/cotangent"]):
+            return (run(*args)[0] * cotangent).sum()
+
+        x = case[f"{variant}/x"]
         with jax.default_matmul_precision("highest"):
             y, route = run(params, bias, x)
-            grads, bias_grad, x_grad = jax.grad(lambda *a: (run(*a)[0] * cotangent).sum(), argnums=(0, 1, 2))(
-                params, bias, x
-            )
+            grads, bias_grad, x_grad = jax.grad(loss, argnums=(0, 1, 2))(params, bias, x)
         ours = {"out": y, "route_weight": route, "grad/x": x_grad, "grad/bias": bias_grad}
         ours |= {"grad/lora_A.weight": grads["lora_a"].T, "grad/lora_route.weight": grads["lora_route"].T}
         ours |= {f"grad/lora_B{h}.weight": grads["lora_b"][h].T for h in range(lora.heads)}

@@ -1,4 +1,4 @@
-"""Sequence assembly, losses with gradients, and generation of the whole recorded model (c07b, c07c, c09a, c09c, c09d, c09e)."""
+"""Assembly, losses with gradients, and generation of the whole recorded model (c07b, c07c, c09a, c09c, c09d, c09e)."""
 
 import jax
 import jax.numpy as jnp
@@ -182,7 +182,7 @@ def inference(case, config):
 def test_greedy(case):
     """Ids one at a time, and in one padded batch; the batch gives the ids of the singles (the reference's does not)."""
     config, model, variables = model_of(case)
-    tasks, examples = inference(case, config)
+    _, examples = inference(case, config)
     limit = case.config["max_new_tokens"]
     bos = 1
     checked = set()

@@ -1,0 +1,72 @@
+"""Who may import whom, and what must stay light."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Data workers import these; none of them may pull in jax, flax or orbax.
+LIGHT = [
+    "crab_jax", "crab_jax.batch", "crab_jax.config", "crab_jax.draw", "crab_jax.layout", "crab_jax.params",
+    "crab_jax.tasks", "crab_jax.tasks.samples", "crab_jax.tokens", "crab_jax.weights", "data_pipelines.decode",
+    "data_pipelines.fbank", "data_pipelines.windows", "data_pipelines.world",
+]  # fmt: skip
+# Package or module → prefixes of our own modules that it may import (itself always).
+MAY_IMPORT = {
+    "crab_jax/nn": ["crab_jax.nn"],
+    "crab_jax/backbones": ["crab_jax.nn", "crab_jax.weights", "crab_jax.params", "crab_jax.config"],
+    "crab_jax/tasks": ["crab_jax.tokens"],
+    "crab_jax/draw": ["data_pipelines.image"],
+    "crab_jax/losses.py": ["crab_jax.nn"],
+    "crab_jax/tokens.py": ["crab_jax.batch"],
+    "crab_jax/batch.py": ["crab_jax.layout"],
+    "crab_jax/config.py": [],
+    "crab_jax/params.py": [],
+    "crab_jax/weights.py": [],
+    "crab_jax/layout.py": [],
+    "crab_jax/model.py": [
+        "crab_jax.backbones", "crab_jax.nn", "crab_jax.batch", "crab_jax.losses", "crab_jax.params",
+    ],
+    "data_pipelines": ["crab_jax.tasks", "crab_jax.tokens", "crab_jax.config", "crab_jax.layout", "crab_jax.batch"],
+}  # fmt: skip
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    """Our own modules that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] in ("crab_jax", "data_pipelines", "configs", "launch", "tests")}
+
+
+@pytest.mark.parametrize("place", MAY_IMPORT)
+def test_import_table(place):
+    root = ROOT / place
+    own = place.removesuffix(".py").replace("/", ".")
+    for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
+        for name in imports(path):
+            allowed = (own, *MAY_IMPORT[place])
+            assert name.startswith(allowed), f"{path.relative_to(ROOT)} imports {name}, allowed are {', '.join(allowed)}"
+
+
+def test_packages_need_no_checkout():
+    """`configs` and `launch` exist only in a checkout; the installed packages must not want them."""
+    for package in ("crab_jax", "data_pipelines"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            outside = [n for n in imports(path) if n.split(".")[0] in ("configs", "launch", "tests")]
+            assert not outside, f"{path.relative_to(ROOT)} imports {outside}"
+
+
+def test_light_modules_do_not_import_jax():
+    code = f"import importlib, sys\nfor m in {LIGHT!r}: importlib.import_module(m)\n"
+    code += "heavy = sorted({'jax', 'flax', 'orbax', 'librosa', 'torch', 'tensorflow'} & set(sys.modules))\n"
+    code += "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
