@@ -25,6 +25,7 @@ import numpy as np
 
 from crab_jax.backbones.mask_decoder import MaskDecoderConfig
 from crab_jax.config import ConfigError, build, to_dict
+from crab_jax.folders import check_space, publish
 from crab_jax.groups import CheckpointError, describe, groups, load_group, nbytes, save_group
 from crab_jax.model import CrabConfig
 from crab_jax.params import Flat
@@ -33,10 +34,8 @@ __all__ = [
     "MANIFEST",
     "CheckpointError",
     "Weights",
-    "check_space",
     "check_target",
     "load",
-    "publish",
     "read_config",
     "read_manifest",
     "save",
@@ -181,48 +180,12 @@ def check_target(directory: str | os.PathLike, *, overwrite: bool) -> None:
         )
 
 
-def check_space(where: pathlib.Path, need: int, *, what: str) -> None:
-    """Raises `CheckpointError` if `what` does not fit. Estimated without compression, plus 2 % and 16 MiB."""
-    while not where.exists():
-        where = where.parent
-    need = int(need * 1.02) + (16 << 20)
-    free = shutil.disk_usage(where).free
-    if free < need:
-        raise CheckpointError(
-            f"{what} needs about {need / 1e9:.1f} GB, but {where} has {free / 1e9:.1f} GB free; make room or choose "
-            "another disk"
-        )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _json(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def _walk(directory: pathlib.Path) -> list[pathlib.Path]:
     return sorted(p for p in directory.rglob("*") if p.is_file())
-
-
-def publish(new: pathlib.Path, old: pathlib.Path) -> None:
-    """Moves a finished temporary folder to its place; at no moment is there a mixture of the two."""
-    os.chmod(new, 0o777 & ~_umask())  # temporary folders are private
-    if not old.exists():
-        os.rename(new, old)
-        return
-    grave = pathlib.Path(tempfile.mkdtemp(prefix=f".{old.name}.old-", dir=old.parent))
-    os.rename(old, grave / "old")
-    try:
-        os.rename(new, old)
-    except OSError:
-        os.rename(grave / "old", old)
-        raise
-    finally:
-        shutil.rmtree(grave, ignore_errors=True)
 
 
 def _save_section(

@@ -1015,3 +1015,15 @@ def test_find_crab_files_names_the_error(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     found = find_crab_files(tmp_path)
     assert found == {"finetune": tmp_path / "finetune_weights.bin", "strays": (tmp_path / "other.pt",)}
+
+
+def test_the_documented_example_and_fields():
+    """docs/conversion.md: its JSON file is one, and its table names every field."""
+    text = (pathlib.Path(__file__).parents[1] / "docs" / "conversion.md").read_text()
+    example = json.loads(text.split("```json")[1].split("```")[0])
+    assert build(model_config.ModelNumbers, example).base_vocabulary == 512
+    for name, value in json.loads(model_config.PUBLISHED.read_text()).items():
+        for field in [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]:
+            assert f"`{field}`" in text or field.startswith("al_projector."), field
+    for option in ("--new-rows", "--pe", "--model-config", "--dtype", "--keep", "--lossy"):
+        assert option in text

@@ -43,7 +43,9 @@ def imports(path: pathlib.Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.split(".")[0] in ("crab_jax", "data_pipelines", "configs", "launch", "tests")}
+    return {
+        name for name in found if name.split(".")[0] in ("crab_jax", "data_pipelines", "configs", "launch", "tests")
+    }
 
 
 @pytest.mark.parametrize("place", MAY_IMPORT)
@@ -53,7 +55,9 @@ def test_import_table(place):
     for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
         for name in imports(path):
             allowed = (own, *MAY_IMPORT[place])
-            assert name.startswith(allowed), f"{path.relative_to(ROOT)} imports {name}, allowed are {', '.join(allowed)}"
+            assert name.startswith(allowed), (
+                f"{path.relative_to(ROOT)} imports {name}, allowed are {', '.join(allowed)}"
+            )
 
 
 def test_packages_need_no_checkout():

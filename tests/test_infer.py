@@ -5,6 +5,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models import tiny_config, tiny_params
 from PIL import Image
 
 import crab_jax
@@ -13,7 +14,6 @@ from crab_jax.api import SampleError, WeightsError
 from crab_jax.params import Flat
 from crab_jax.tokens import Tokenizer
 from data_pipelines.world import write_quickstart_media
-from models import tiny_config, tiny_params
 
 TASKS = ["avqa", "ave", "avvp", "arig", "s4", "ms3", "ref-avs", "avss", "avcap"]
 
@@ -174,7 +174,7 @@ def test_ask_refuses(crab, folders, tmp_path):
     from media_files import write_video
 
     silent = tmp_path / "silent.mp4"
-    write_video(silent, sound=None)
+    write_video(silent, frames=20, sound=None)
     with pytest.raises(SampleError, match="audio"):
         crab.ask("ave", video=silent)
     with pytest.raises(SampleError, match="question"):

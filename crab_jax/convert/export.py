@@ -20,6 +20,7 @@ from crab_jax.backbones.mask_decoder import PE_TENSORS
 from crab_jax.convert.crab import OVERLAYS, VOCABULARY, locate, table, vocabulary_table
 from crab_jax.convert.engine import common_dtype, export_rule
 from crab_jax.convert.sources import Tensor, write_safetensors, write_torch
+from crab_jax.folders import check_space, publish
 from crab_jax.model import CrabConfig
 from crab_jax.weights import Rule
 
@@ -82,7 +83,7 @@ def export(
             f"is {result.rounded[0]}), so the original bytes are gone; convert without --dtype, or pass --lossy"
         )
     size = sum(_size(e) for record in records for e in record["tensors"] if e["in"] not in ("dropped", "twin"))
-    checkpoint.check_space(out.parent, 2 * size, what=f"the export to {out}, with its scratch file,")
+    check_space(out.parent, 2 * size, what=f"the export to {out}, with its scratch file,")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
     try:
@@ -93,7 +94,7 @@ def export(
         _originals(weights, partial, {record["role"] for record in records})
         if out.exists():
             out.rmdir()
-        checkpoint.publish(partial, out)
+        publish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return result

@@ -16,6 +16,7 @@ from crab_jax.convert.plan import Keep, Plan, make_plan
 from crab_jax.convert.report import Report
 from crab_jax.convert.sources import SourceError
 from crab_jax.convert.unsaved import Rows
+from crab_jax.folders import check_space
 
 _WEIGHT_SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
 
@@ -75,7 +76,7 @@ def convert(
     progress = progress or (lambda _: None)
     if planned is not None:
         planned(plan, plan.nbytes + sum(weight["size"] for record in plan.files for weight in record["weights"]))
-    checkpoint.check_space(pathlib.Path(out), plan.nbytes, what=f"the weights folder {out}")
+    check_space(pathlib.Path(out), plan.nbytes, what=f"the weights folder {out}")
     for record, path in zip(plan.files, inputs.roles().values(), strict=True):
         for weight in record["weights"]:
             weight["sha256"] = _digest(path / weight["name"] if path.is_dir() else path, progress)
