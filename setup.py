@@ -11,25 +11,25 @@ setup(
     packages=find_packages(include=["crab_jax", "crab_jax.*", "data_pipelines", "data_pipelines.*"]),
     package_data={"crab_jax": ["**/*.json", "**/*.npz", "**/*.model"]},
     install_requires=[
-        "jax>=0.6,<0.13",
-        "flax>=0.10.6,<0.13",
-        "orbax-checkpoint>=0.11.10,<0.13",
-        "ml_collections>=1.0,<2",
+        "jax>=0.10.2,<0.13",
+        "flax>=0.12.8,<0.13",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "ml_collections>=1.1,<2",
         "ml_dtypes>=0.5",
-        "numpy>=1.26",
+        "numpy>=2.0",
         "einops>=0.8,<1",
-        "librosa>=0.10.2,<0.12",
-        "soundfile>=0.12.1",
-        "soxr>=0.3.2",  # librosa's resampler
+        "librosa>=0.11,<0.12",
+        "soundfile>=0.13",
+        "soxr>=0.5",  # librosa's resampler
         "av>=14.1,<19",
-        "pillow>=10.3",
+        "pillow>=11",
         "sentencepiece>=0.2,<0.3",
         "safetensors>=0.4.3",
         "tqdm>=4.66",
     ],
     extras_require={
-        "tpu": ["jax[tpu]>=0.6,<0.13"],
-        "cuda": ["jax[cuda12]>=0.6,<0.13"],
+        "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+        "cuda": ["jax[cuda12]>=0.10.2,<0.13"],
         # torch and transformers are second implementations to compare with; nothing imports them outside tests.
         "test": [
             "pytest>=8",
