@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from crab_jax import checkpoint
@@ -339,6 +340,22 @@ def _note_limit(value: Answer | Unparsed, tokens: int) -> Answer | Unparsed:
     return value
 
 
+def _read(
+    folder: pathlib.Path, overlays: Sequence[str], *, with_base: bool, dtype: Any
+) -> dict[str, tuple[CrabConfig, dict[str, Any]]]:
+    """Sets of weights, name → sizes and parameters, in the compute dtype.
+
+    A function of its own, because nothing else may hold on to the arrays: the engine empties these dicts while it moves
+    them, and only then is a large model never in memory twice.
+    """
+    loaded = checkpoint.load(folder, dtype=dtype, overlays=overlays)
+    variants = {"text": (loaded.config, dict(loaded.params))} if with_base else {}
+    for name in overlays:
+        over = loaded.with_overlay(name)
+        variants[name] = (over.config, dict(over.params))
+    return variants
+
+
 def load(
     weights: str | os.PathLike,
     *,
@@ -381,20 +398,13 @@ def load(
         raise WeightsError(f"{tokenizer_file}: missing; copy tokenizer.model of the language model there")
     tokenizer = Tokenizer.load(tokenizer_file, base_vocabulary=config.llama.vocab_size - ADDED_TOKENS)
 
-    loaded = checkpoint.load(folder)
-    wanted = {v for task in tasks or TASKS for v in VARIANTS.get(task, ("text",))[:1]} | {"text"}
+    have = set(manifest["overlays"])
+    wanted = {v for task in tasks or TASKS for v in VARIANTS.get(task, ("text",))[:1]}
     if variant is not None:
         wanted = {variant}
-    missing = wanted - {"text"} - set(loaded.overlays)
-    if missing:  # another set stands in
-        wanted |= set(loaded.overlays)
-    variants = {"text": (loaded.config, dict(loaded.params))} if "text" in wanted else {}
-    for name in sorted(set(loaded.overlays) & wanted):
-        over = loaded.with_overlay(name)
-        variants[name] = (over.config, dict(over.params))
-    loaded.params.clear()
-    for overlay in loaded.overlays.values():
-        overlay.clear()
+    elif wanted - have - {"text"}:  # another set stands in
+        wanted |= have | {"text"}
+    variants = _read(folder, sorted(have & wanted), with_base="text" in wanted, dtype=jnp.dtype(dtype))
     return Assistant(
         config,
         variants,

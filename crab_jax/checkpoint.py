@@ -225,6 +225,7 @@ def load(
     *,
     dtype: Any = None,
     variant: str | None = None,
+    overlays: Iterable[str] | None = None,
     parts: Iterable[str] | None = None,
     shardings: Any = None,
     progress: Callable[[int], Any] | None = None,
@@ -236,6 +237,7 @@ def load(
         dtype: of all parameters; None: as stored. The cast happens while reading.
         variant: an overlay ("avs", "avss") to put in place; what it replaces is not read. None: the base model, with
             all overlays beside it.
+        overlays: without `variant`, which overlays to read; None: all.
         parts: fields of `CrabConfig` to read; None: all. The others are None in the config that is returned.
         shardings: None: NumPy arrays. Otherwise JAX arrays that are read straight into place, shard by shard: one
             `jax.sharding.Sharding` for everything, a mapping path → sharding, or a function of path and shape.
@@ -248,6 +250,12 @@ def load(
     manifest = read_manifest(directory)
     _check_files(directory, manifest)
     sections = _choose_sections(directory, manifest, variant)
+    if overlays is not None and variant is None:
+        chosen = {"base", *overlays}
+        if unknown := chosen - set(sections):
+            have = ", ".join(sections)
+            raise CheckpointError(f"{directory}: no weights {sorted(unknown)[0]!r} in it; it has: {have}")
+        sections = {name: skipped for name, skipped in sections.items() if name in chosen}
     config = read_config(directory, manifest, variant)
     if parts is not None:
         parts = set(parts)

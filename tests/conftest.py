@@ -11,6 +11,7 @@ HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # for `goldens` and the like, and for `configs` and `launch`
 # A few small recorded cases come with the tests, so that parity is never skipped altogether.
 RECORDED = HERE / "data" / "recorded"
+CASES = "c0"  # the cases of the model itself, c01 to c09
 
 
 def pytest_addoption(parser):
@@ -21,7 +22,17 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    import goldens
+
     config.addinivalue_line("markers", "case(prefix): runs once per recorded case whose name starts with prefix")
+    given = config.getoption("--goldens")
+    if given and not goldens.find(pathlib.Path(given), CASES):  # else everything would be skipped, and look well
+        raise pytest.UsageError(f"--goldens {given}: no recorded case ({CASES}*.json) in this folder or below it")
+
+
+def _folder(config) -> pathlib.Path:
+    given = config.getoption("--goldens")
+    return pathlib.Path(given) if given else RECORDED
 
 
 def pytest_generate_tests(metafunc):
@@ -32,8 +43,7 @@ def pytest_generate_tests(metafunc):
     if marker is None:
         return
     given = metafunc.config.getoption("--goldens")
-    folder = pathlib.Path(given) if given else RECORDED
-    found = goldens.find(folder, marker.args[0])
+    found = goldens.find(_folder(metafunc.config), marker.args[0])
     if not found:
         where = f"under {given}" if given else "among those that come with the tests; give --goldens DIR"
         skip = pytest.mark.skip(reason=f"no recorded case {marker.args[0]}* {where}")
@@ -51,12 +61,14 @@ def case(request):
 
 @pytest.fixture
 def examples(request):
-    """The folder with the media of the recorded cases."""
+    """The folder with the media of the recorded cases: named, or `examples` beside the recorded cases."""
     given = request.config.getoption("--examples")
-    folder = pathlib.Path(given or pathlib.Path(request.config.getoption("--goldens") or "/nowhere", "..", "examples"))
-    if not folder.is_dir():
-        pytest.skip("media of the recorded cases not found: pass --examples DIR")
-    return folder
+    start = pathlib.Path(request.config.getoption("--goldens") or RECORDED).resolve()
+    places = [pathlib.Path(given)] if given else [place / "examples" for place in (start, *list(start.parents)[:2])]
+    for folder in places:
+        if folder.is_dir():
+            return folder
+    return pytest.skip("media of the recorded cases not found: pass --examples DIR")
 
 
 def _worst_of_process():
@@ -80,13 +92,23 @@ def pytest_sessionfinish(session):
         session.config.workeroutput["recorded_cases"] = {k: list(v) for k, v in _worst_of_process().items()}
 
 
-def pytest_terminal_summary(terminalreporter):
-    """Prints the worst error of every recorded case against its tolerance."""
-    if not _worst_of_process():
+def pytest_terminal_summary(terminalreporter, config):
+    """Prints the worst error of every recorded case against its tolerance, and the cases that nothing compared."""
+    import goldens
+
+    worst = _worst_of_process()
+    if not worst:
         return
+    paths = sorted({*worst, *map(str, goldens.find(_folder(config), CASES))}, key=lambda p: (pathlib.Path(p).stem, p))
+    stems = [pathlib.Path(path).stem for path in paths]
     terminalreporter.section("recorded cases: worst error / tolerance")
-    for name, (ratio, tensor, error, checked) in sorted(_worst_of_process().items()):
+    for path, stem in zip(paths, stems):
+        label = stem if stems.count(stem) == 1 else f"{pathlib.Path(path).parent.name}/{stem}"
+        if path not in worst:
+            terminalreporter.write_line(f"--  {label:24s} nothing of it was compared in this run")
+            continue
+        ratio, tensor, error, checked = worst[path]
         verdict = "ok " if ratio <= 1 else "BAD"
         terminalreporter.write_line(
-            f"{verdict} {name:24s} {ratio:9.3g} of tolerance (max |error| {error:.3g}) in {tensor}; {checked} tensors"
+            f"{verdict} {label:24s} {ratio:9.3g} of tolerance (max |error| {error:.3g}) in {tensor}; {checked} compared"
         )

@@ -12,11 +12,15 @@ from torch_weights import load
 
 from crab_jax.backbones import beats, clip, llama, mask_decoder, qformer
 from crab_jax.backbones.llama import LoraConfig
-from crab_jax.backbones.mask_decoder import MaskDecoderConfig
+from crab_jax.backbones.mask_decoder import PE_TENSORS, MaskDecoderConfig
 from crab_jax.backbones.qformer import QFormerConfig
 from crab_jax.batch import Example
+from crab_jax.convert.crab import strip
+from crab_jax.convert.sources import open_source
 from crab_jax.layout import Layout
 from crab_jax.model import ADDED_TOKENS, CrabConfig
+
+INPUT_NORM_EPS = 1e-5  # PyTorch's default, which no config of the reference writes down
 
 
 def config_of(case: Case) -> CrabConfig:
@@ -32,7 +36,8 @@ def config_of(case: Case) -> CrabConfig:
             encoder_width=width, num_queries=queries, hidden_size=b["hidden_size"], num_heads=b["num_attention_heads"],
             intermediate_size=b["intermediate_size"], num_layers=d["qformer_num_hidden_layers"],
             cross_attention_freq=d["qformer_cross_attention_freq"], layer_norm_eps=b["layer_norm_eps"],
-            input_norm_eps=1e-5, hidden_act=d["qformer_hidden_act"], dropout=0.0,
+            input_norm_eps=d.get("projector_layernorm_eps", INPUT_NORM_EPS), dropout=0.0,
+            hidden_act=d["qformer_hidden_act"].split()[0],
             out_features=c["llama"]["hidden_size"], proj_depth=d["projector_mlp_depth"], vocab_size=b["vocab_size"],
             max_positions=b["max_position_embeddings"],
         )  # fmt: skip
@@ -53,9 +58,15 @@ def config_of(case: Case) -> CrabConfig:
             num_queries=s["avs_query_num"], query_layers=s["query_generator_num_layers"],
             query_heads=d["query_generator_heads"], query_mlp_dim=d["query_generator_hidden_dim"],
             levels=s["image_scale_nums"], tokens_per_level=s["token_nums_per_scale"],
-            binary_classes=s["num_classes"], semantic_classes=71,
+            binary_classes=s["num_classes"], semantic_classes=_rows(case, "avss_classifier.weight"),
         ),
     )  # fmt: skip
+
+
+def _rows(case: Case, ending: str) -> int:
+    """First size of a weight that no config gives."""
+    (shape,) = [t["shape"] for name, t in case.weights().tensors.items() if name.endswith(ending)]
+    return shape[0]
 
 
 def tables(config: CrabConfig):
@@ -68,59 +79,68 @@ def tables(config: CrabConfig):
     }
 
 
-def strip(name: str) -> str:
-    for prefix in ("module.", "base_model.model.", "model."):
-        name = name.removeprefix(prefix)
-    return name
-
-
 def params_of(case: Case, config: CrabConfig):
-    """Parameters of the recorded model, flat, from `c09_weights` and the folders beside it."""
-    return dict(_params(case.folder, config))
+    """Parameters of the recorded model, flat, from the weights of the case and the folders beside it."""
+    return dict(_params(case.weights().path, config))
+
+
+def beats_file(folder: pathlib.Path) -> pathlib.Path:
+    """The audio encoder beside the cases of a folder, whatever it is called."""
+    (file,) = (p for p in (folder / "hf" / "beats").iterdir() if p.suffix in (".pt", ".pth", ".bin"))
+    return file
 
 
 @functools.lru_cache(maxsize=2)
-def _params(folder: pathlib.Path, config: CrabConfig):
-    import torch
-    from safetensors.numpy import load_file
-
-    weights = {strip(k): v for k, v in Case(folder / "c09_weights.json").arrays.items()}
-    flat = {}
+def _params(manifest: pathlib.Path, config: CrabConfig):
+    hf = manifest.parent / "hf"
+    vision, audio = open_source(hf / "clip"), open_source(beats_file(manifest.parent))
+    weights = {strip(k): v for k, v in Case(manifest).arrays.items()}
+    flat = {f"mask_decoder/{path}": weights.pop(f"seg_module.{name}") for path, name in PE_TENSORS.items()}
     prefixes = tuple(prefix for _, prefix in tables(config).values() if prefix)
-    absent = {
-        "seg_module.pe_layer.positional_encoding_gaussian_matrix": 0,
-        "seg_module.mask_decoder.pe1.positional_encoding_gaussian_matrix": 1,
-    }
     for part, (table, prefix) in tables(config).items():
         chosen = {k: v for k, v in weights.items() if (k.startswith(prefix) if prefix else not k.startswith(prefixes))}
-        chosen = {k: v for k, v in chosen.items() if k not in absent}
         flat |= {f"{part}/{path}": leaf for path, leaf in load(table, chosen, prefix).items()}
-    pe = sorted(f"mask_decoder/{path}" for path in mask_decoder.weight_table(config.mask_decoder).absent)
-    for name, level in absent.items():
-        flat[pe[level]] = weights[name]
-    vision = load_file(folder / "hf" / "clip" / "model.safetensors")
-    flat |= {f"clip/{p}": x for p, x in load(clip.weight_table(config.clip), vision).items()}
-    (file,) = (folder / "hf" / "beats").glob("*.pt")
-    audio = {k: v.numpy() for k, v in torch.load(file, weights_only=True)["model"].items()}
-    flat |= {f"beats/{p}": x for p, x in load(beats.weight_table(config.beats), audio).items()}
+    for part, source in (("clip", vision), ("beats", audio)):
+        tensors = {name: source.read(name) for name in source.names()}
+        table = {"clip": clip, "beats": beats}[part].weight_table(getattr(config, part))
+        flat |= {f"{part}/{path}": x for path, x in load(table, tensors).items()}
     return flat
+
+
+def published_name(prefix: str, key: str) -> str:
+    """The name of a tensor in the wrapped model of the reference."""
+    return f"{'base_model.model.' if key.startswith('lm_head') else 'base_model.model.model.'}{prefix}{key}"
 
 
 def to_torch(part: str, config: CrabConfig, flat) -> dict[str, np.ndarray]:
     """Parameters (or gradients) of one part under their published names, prefix `base_model.model.model.`."""
     table, prefix = tables(config)[part]
-    out = {}
-    for rule in table.rules:
-        for index, key in rule.keys():
-            wrapper = "base_model.model." if key.startswith("lm_head") else "base_model.model.model."
-            out[f"{wrapper}{prefix}{key}"] = rule.op.save(np.asarray(flat[f"{part}/{rule.path}"])[index])
-    return out
+    return {
+        published_name(prefix, key): rule.op.save(np.asarray(flat[f"{part}/{rule.path}"])[index])
+        for rule in table.rules
+        for index, key in rule.keys()
+    }
+
+
+def trainable_paths(case: Case, config: CrabConfig) -> list[str]:
+    """Parameters that the recorded step trains: those whose published names the manifest lists."""
+    listed = set(case.manifest["trainable"])
+    return [
+        f"{part}/{rule.path}"
+        for part, (table, prefix) in tables(config).items()
+        for rule in table.rules
+        if any(published_name(prefix, key) in listed for _, key in rule.keys())
+    ]
 
 
 def example(
     case: Case, prefix: str, config: CrabConfig, *, semantic: bool = False, with_target: bool = True
 ) -> Example:
-    """`batch/0` and the like: recorded ids and media → `Example`, placeholders expanded."""
+    """`batch/0` and the like: recorded ids and media → `Example`, placeholders expanded.
+
+    Every occurrence of a tag stands for the same tensor. A picture without a tag in the text is segmented all the same;
+    other media without a tag are not looked at.
+    """
     ids = config.token_ids
     tokens, labels = case[f"{prefix}/input_ids"], case[f"{prefix}/labels"]
 
@@ -132,7 +152,7 @@ def example(
 
     image, video, audio = media("<image>", 4), media("<video>", 4), media("<audio>", 3)
     visual = {ids.visual[0]: image, ids.visual[1]: video}
-    frames, expanded, image_at = [], [], 0
+    frames, windows, expanded, image_at, unplaced = [], [], [], None, 0
     for token in tokens.tolist():
         if token in visual:
             if token == ids.visual[0]:
@@ -140,9 +160,13 @@ def example(
             frames.append(visual[token])
             expanded += [token] * (len(visual[token]) * config.vl_projector.num_queries)
         elif token == ids.audio:
+            windows.append(audio)
             expanded += [token] * (len(audio) * config.al_projector.num_queries)
         else:
             expanded.append(token)
+    if image is not None and image_at is None:
+        image_at, unplaced = sum(map(len, frames)), len(image)
+        frames.append(image)
     target = tokens[labels >= 0].tolist() if with_target else []
     prompt = expanded[: len(expanded) - int((labels >= 0).sum())]
     mask = case[f"{prefix}/<mask>"][0] if f"{prefix}/<mask>" in case else None
@@ -151,9 +175,10 @@ def example(
         prompt=prompt,
         target=target,
         frames=np.concatenate(frames).transpose(0, 2, 3, 1) if frames else None,
-        fbank=audio,
+        unplaced=unplaced,
+        fbank=np.concatenate(windows) if windows else None,
         mask=mask,
-        mask_frame=image_at,
+        mask_frame=image_at or 0,
         mask_semantic=semantic,
     )
 
@@ -170,4 +195,17 @@ def layout_of(examples, *, tokens: int | None = None) -> Layout:
 
 
 def task_names(case: Case, group: str) -> list[str]:
-    return json.loads(json.dumps(case.config["batches"][group]["batch_task_names"]))
+    """The task of every sample of a group (`batch`, `prompts`)."""
+    return list(case.config["batches"][group]["batch_task_names"])
+
+
+def group_of(case: Case) -> str:
+    """The only group of samples of a case."""
+    (group,) = case.config["batches"]
+    return group
+
+
+def start_and_fill(case: Case) -> tuple[int, int]:
+    """The id that the reference puts before what it generates, and the id behind the end of finished rows."""
+    settings = json.loads((case.folder / "hf" / "llama" / "generation_config.json").read_text())
+    return settings["bos_token_id"], settings["pad_token_id"]

@@ -21,7 +21,7 @@ import numpy as np
 
 from crab_jax.backbones.llama import unstack
 from crab_jax.batch import Batch, BatchError, Example, check_counts, lay_out
-from crab_jax.evaluate.generate import Sampling, generate
+from crab_jax.evaluate.generate import Sampling, generate, generate_lean
 from crab_jax.layout import Buckets, Layout
 from crab_jax.model import Crab, CrabConfig
 from crab_jax.params import Flat, nest
@@ -103,7 +103,8 @@ def decode_masks(model: Crab, variables, states, scales, *, head: str):
 
 def compiled_shapes() -> dict[str, int]:
     """How many shapes each jitted function was compiled for so far in this process."""
-    return {f.__name__: f._cache_size() for f in (encode, generate, decode_masks)}
+    jitted = {"encode": encode, "generate": generate, "generate_lean": generate_lean, "decode_masks": decode_masks}
+    return {name: f._cache_size() for name, f in jitted.items()}
 
 
 class Engine:
@@ -117,6 +118,7 @@ class Engine:
         sampling: Sampling | None = None,
         buckets: Buckets | None = None,
         max_batch: int = 8,
+        layers: Literal["separate", "stacked"] | None = None,
     ):
         """Moves the weights.
 
@@ -128,11 +130,20 @@ class Engine:
             sampling: greedy if None.
             buckets: ladders of static shapes.
             max_batch: at most this many samples at once.
+            layers: how the language model keeps its layers. A decode step reads every weight once: "separate" layers
+                are read in place, fastest; a "stacked" layer is sliced out and converted first, which costs time but
+                no memory beyond that layer. None: separate, but stacked for bfloat16 on CPU, where XLA would otherwise
+                keep a float32 copy of all weights (see `generate_lean`). Small models on CPU are fastest in float32.
         """
         self.dtype = jnp.dtype(dtype)
         self.sampling = sampling or Sampling()
         self.buckets = buckets or Buckets()
         self.max_batch = max_batch
+        if layers is None:
+            lean = jax.default_backend() == "cpu" and self.dtype != jnp.float32
+            layers = "stacked" if lean else "separate"
+        unrolled = layers == "separate"
+        self._generate = generate if unrolled else generate_lean
         placed: dict[str, Flat] = {name: {} for name in variants}
         for path in list(dict.fromkeys(path for _, flat in variants.values() for path in flat)):
             leaves = {name: flat.pop(path) for name, (_, flat) in variants.items() if path in flat}
@@ -140,12 +151,13 @@ class Engine:
             for name, leaf in leaves.items():
                 mine = next((copy for other, copy in copies if other is leaf), None)
                 if mine is None:
-                    pieces = unstack({path: leaf}, variants[name][0].llama.num_layers)
-                    mine = {p: jnp.asarray(x, self.dtype) for p, x in pieces.items()}
+                    pieces = unstack({path: leaf}, variants[name][0].llama.num_layers) if unrolled else {path: leaf}
+                    # Waited for, because the host's array lives until its copy is done.
+                    mine = jax.block_until_ready({p: jnp.asarray(x, self.dtype) for p, x in pieces.items()})
                     copies.append((leaf, mine))
                 placed[name] |= mine
         self._variants: dict[str, tuple[Crab, Any]] = {
-            name: (Crab(variants[name][0], self.dtype, unrolled=True), {"params": nest(flat)})
+            name: (Crab(variants[name][0], self.dtype, unrolled=unrolled), {"params": nest(flat)})
             for name, flat in placed.items()
         }
 
@@ -244,7 +256,7 @@ class Engine:
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(s.seed)))(np.asarray([r.row for r in padded]))
         with clock("generate"):
             out = jax.block_until_ready(
-                generate(
+                self._generate(
                     model, variables, batch.tokens, batch.segment, batch.position, visual, audio, limit, keys,
                     (jnp.float32(s.temperature), jnp.int32(s.top_k), jnp.float32(s.top_p)),
                     capacity=capacity, greedy=s.temperature == 0,

@@ -6,7 +6,6 @@ The same pass collects the states that predicted the mask tokens, so text and ma
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -78,8 +77,7 @@ def choose(logits, keys, *, temperature, top_k, top_p):
     return jax.vmap(jax.random.categorical)(keys, limited).astype(jnp.int32)
 
 
-@partial(jax.jit, static_argnames=("model", "capacity", "greedy", "fill"))
-def generate(
+def _generate(
     model: Crab,
     variables,
     tokens,
@@ -177,3 +175,14 @@ def generate(
 
     carry = jax.lax.while_loop(lambda c: (c["step"] < capacity) & ~c["done"].all(), body, carry)
     return Generated(carry["out"], carry["length"], carry["states"], carry["count"], logits, carry["margin"])
+
+
+_STATIC = ("model", "capacity", "greedy", "fill")
+generate = jax.jit(_generate, static_argnames=_STATIC)
+# On CPU, XLA multiplies bfloat16 by converting to float32, and moves the conversion of all weights out of the loop:
+# fast, but three times the memory. Without that motion, and with stacked layers, one layer is converted at a time.
+generate_lean = jax.jit(
+    _generate,
+    static_argnames=_STATIC,
+    compiler_options={"xla_disable_hlo_passes": "while-loop-invariant-code-motion"},
+)

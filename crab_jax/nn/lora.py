@@ -8,6 +8,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from crab_jax.nn.linear import torch_uniform
 from crab_jax.nn.shapes import expect
@@ -41,8 +42,7 @@ def spread(z, weights):
     """Spreads the router weights over the rank axis: z [... R] or [... H R], weights [... H] → [... H·R]."""
     if z.ndim == weights.ndim:
         z = z[..., None, :]
-    u = weights[..., :, None] * z
-    return u.reshape(*u.shape[:-2], -1)
+    return rearrange(weights[..., :, None] * z, "... h r -> ... (h r)")
 
 
 def multi_head_lora(x, a, route, b, *, scale):
@@ -67,8 +67,9 @@ def multi_head_lora(x, a, route, b, *, scale):
     both = jnp.concatenate([a, route], axis=1).astype(x.dtype)
     zr = jnp.matmul(x, both, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(zr[..., a.shape[1] :], axis=-1)
-    u = spread(zr[..., : a.shape[1]].astype(x.dtype), weights.astype(x.dtype))
-    return (u @ (scale * b.reshape(-1, b.shape[-1])).astype(x.dtype)), weights
+    # The scale goes onto the few numbers in front of B, in float32, not onto B itself.
+    u = spread((scale * zr[..., : a.shape[1]]).astype(x.dtype), weights.astype(x.dtype))
+    return u @ rearrange(b, "h r f -> (h r) f").astype(x.dtype), weights
 
 
 class LoraLinear(nn.Module):
@@ -103,5 +104,5 @@ class LoraLinear(nn.Module):
             z = drop(x) @ a.astype(self.dtype)
         else:
             z = jnp.stack([drop(x) @ a.astype(self.dtype) for _ in range(c.heads)], axis=-2)
-        u = spread(z, weights.astype(self.dtype))
-        return y + u @ (c.scale * b.reshape(-1, self.features)).astype(self.dtype), weights
+        u = spread(c.scale * z, weights.astype(self.dtype))
+        return y + u @ rearrange(b, "h r f -> (h r) f").astype(self.dtype), weights

@@ -1,6 +1,7 @@
 """BEATs, CLIP's taps and both projectors against recorded numbers (c02, c03, c04)."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,34 +10,23 @@ import pytest
 from torch_weights import load
 
 from crab_jax.backbones import beats, clip, qformer
+from crab_jax.convert.sources import open_source
 from crab_jax.params import flatten, nest
 
-RESULTS = ("output", "intermediate", "grad", "gradient")
 
-
-def results(case):
-    return {name for role in RESULTS for name in case.names(role)}
-
-
-def file_of(case, suffix):
-    """The file of the case whose name ends so, or the folder that holds such files."""
-    (path,) = [case.folder / f["path"] for f in case.manifest["files"] if f["path"].endswith(suffix)]
-    return path
-
-
-def torch_file(path):
-    torch = pytest.importorskip("torch")
-    return torch.load(path, map_location="cpu", weights_only=False)
+def tensors_of(path):
+    """Name → array of a Hugging Face folder or a PyTorch file, in any of their formats."""
+    source = open_source(path)
+    return {name: source.read(name) for name in source.names()}, source.extra
 
 
 @pytest.mark.case("c02")
 def test_beats(case):
     """Every variant with all intermediates, the bucket table, and the padding that Crab itself never uses."""
-    saved = torch_file(file_of(case, ".pt"))
-    assert dict(saved["cfg"]) == case.config
-    config = beats.config_from_original(saved["cfg"])
+    tensors, extra = tensors_of(case.file(".pt"))
+    assert dict(extra["cfg"]) == case.config
+    config = beats.config_from_original(extra["cfg"])
     model = beats.Beats(config)
-    tensors = {name: x.numpy() for name, x in saved["model"].items()}
     params = {"params": nest(load(beats.weight_table(config), tensors))}
 
     @jax.jit
@@ -44,12 +34,13 @@ def test_beats(case):
         with jax.default_matmul_precision("highest"):
             return model.apply(params, fbank, mask=mask, capture=True)
 
-    checked = set()
-    outputs = {}
-    for variant in sorted({name.split("/")[0] for name in case.names("input") if name.endswith("/fbank")}):
-        fbank = case[f"{variant}/fbank"]
+    for name in case.names("input"):
+        variant, _, what = name.rpartition("/")
+        if what != "fbank":
+            continue
+        fbank = case[name]
         windows = fbank.reshape(-1, *fbank.shape[-2:])
-        out, seen = outputs[variant] = run(windows)
+        out, seen = run(windows)
         side = seen["patch_embedding"].reshape(len(windows), -1, config.tokens_per_row, config.embed_dim)
         ours = dict(seen) | {
             "out": out.reshape(*fbank.shape[:-2], *out.shape[-2:]),
@@ -57,42 +48,33 @@ def test_beats(case):
             "encoder.pos_conv": seen["encoder.pos_conv"].swapaxes(1, 2),
             "position_bias": np.tile(seen["position_bias"], (len(windows), 1, 1)),
         }
-        for name in results(case):
-            if name.startswith(f"{variant}/"):
-                case.check(name, ours[name.removeprefix(f"{variant}/")])
-                checked.add(name)
+        for result in case.results(f"{variant}/"):
+            case.check(result, ours[result.removeprefix(f"{variant}/")])
 
     if "bucket/relative_position_bucket" in case:
         tokens = case["bucket/relative_position_bucket"].shape[0]
         buckets = beats.relative_buckets(tokens, num_buckets=config.num_buckets, max_distance=config.max_distance)
         case.check("bucket/relative_position_bucket", buckets)
         case.check("bucket/compute_bias", params["params"]["relative_bias"][buckets].transpose(2, 0, 1))
-        checked |= {"bucket/relative_position_bucket", "bucket/compute_bias"}
 
     if "pad/padding_mask" in case:
         # The reference cuts the mask of the frames into as many pieces as there are tokens, frequency or not; a token
         # is padding if its whole piece is. The text of the tensor names the windows.
-        padding, about = case["pad/padding_mask"], case.tensors["pad/padding_mask"]["about"]
-        (fbank,) = (case[name] for name in case.names("input") if name.endswith("/fbank") and name in about)
-        n = config.tokens(fbank.shape[1])
+        padding, about = case["pad/padding_mask"], case.about("pad/padding_mask")
+        (name,) = [n for n in case.names("input") if n.endswith("/fbank") and re.search(rf"\b{re.escape(n)}", about)]
+        windows = case[name].reshape(-1, *case[name].shape[-2:])
+        n = config.tokens(windows.shape[1])
         pieces = padding[:, : padding.shape[1] // n * n].reshape(len(padding), n, -1)
-        out, _ = run(fbank, mask=~pieces.all(-1))
+        out, _ = run(windows, mask=~pieces.all(-1))
         case.check("pad/out", out)
-        checked.add("pad/out")
-    assert checked == results(case)
+    case.close()
 
 
 @pytest.mark.case("c03")
 def test_clip(case):
     """The taps, and with a tap behind the last block every hidden state that the reference computes."""
-    folder = file_of(case, "clip")
-    tensors = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        from safetensors.numpy import load_file
-
-        tensors |= load_file(file)
-    for file in sorted(folder.glob("*.bin")):
-        tensors |= {name: x.numpy() for name, x in torch_file(file).items()}
+    folder = case.file("clip")
+    tensors, _ = tensors_of(folder)
     original = json.loads((folder / "config.json").read_text())
     taps = tuple(case.config["select_layer_list"])
     config = clip.config_from_original(original, taps=taps)
@@ -108,15 +90,15 @@ def test_clip(case):
         with jax.default_matmul_precision("highest"):
             return jax.jit(lambda p, x: clip.Clip(config).apply({"params": p}, x, capture=capture))(params, pixels)
 
-    checked = set()
-    for tap, features in zip(taps, run(taps, capture=False)):
-        case.check(f"selected[{tap}]", features.reshape(len(video), -1, config.hidden_size))
-        checked.add(f"selected[{tap}]")
+    ours = {
+        f"selected[{tap}]": features.reshape(len(video), -1, config.hidden_size)
+        for tap, features in zip(taps, run(taps, capture=False), strict=True)
+    }
     _, states = run((config.num_layers,), capture=True)
-    for i, state in enumerate(states):
-        case.check(f"hidden_states[{i}]", state)
-        checked.add(f"hidden_states[{i}]")
-    assert checked == results(case)
+    ours |= {f"hidden_states[{i}]": state for i, state in enumerate(states)}
+    for name in case.results():
+        case.check(name, ours[name])
+    case.close()
 
 
 def projector_config(c, kind):
@@ -150,9 +132,8 @@ def in_groups(x, kind, c):
 @pytest.mark.case("c04_projectors")
 def test_projectors(case):
     """Every variant with intermediates and gradients, and the tensors that get no gradient."""
-    weights = case.sibling(file_of(case, "weights.npz").stem).arrays
-    checked = set()
-    for variant in sorted({name.split("/")[0] for name in case.names("input")}):
+    weights = case.weights().arrays
+    for variant in case.variants():
         part = {"vl": "vl_projector.", "al": "al_projector."}[variant[:2]]
         kind = {"vl": "visual", "al": "audio"}[variant[:2]]
         config = projector_config(case.config, kind)
@@ -177,10 +158,8 @@ def test_projectors(case):
             for rule in table.rules:
                 for index, key in rule.keys():
                     ours[f"grad/{key}"] = rule.op.save(np.asarray(grads[rule.path][index]))
-            if (without := case.manifest["params_without_grad"].get(variant)) is not None:
+            if (without := case.manifest.get("params_without_grad", {}).get(variant)) is not None:
                 assert set(without) == set(table.unused)
-        for name in results(case):
-            if name.startswith(f"{variant}/"):
-                case.check(name, ours[name.removeprefix(f"{variant}/")])
-                checked.add(name)
-    assert checked == results(case)
+        for name in case.results(f"{variant}/"):
+            case.check(name, ours[name.removeprefix(f"{variant}/")])
+    case.close()

@@ -1,5 +1,7 @@
 """The LoRA linear and the language model against recorded numbers (c05, c06)."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from torch_weights import load
 
 from crab_jax.backbones.llama import Cache, Llama, LoraConfig, causal, config_from_original, weight_table
+from crab_jax.convert.crab import strip
 from crab_jax.losses import token_nll
 from crab_jax.nn.lora import LoraLinear
 from crab_jax.params import nest
@@ -15,7 +18,6 @@ from crab_jax.params import nest
 @pytest.mark.case("c05")
 def test_lora_linear(case):
     """Output, router weights and every gradient, for any number of heads, rank and scale."""
-    checked = set()
     for variant, c in case.config.items():
         lora = LoraConfig(heads=c["lora_nums"], rank=c["r"], alpha=c["lora_alpha"], dropout=0.0)
         assert lora.scale == pytest.approx(c["scaling"])
@@ -41,12 +43,12 @@ def test_lora_linear(case):
             y, route = run(params, bias, x)
             grads, bias_grad, x_grad = jax.grad(loss, argnums=(0, 1, 2))(params, bias, x)
         ours = {"out": y, "route_weight": route, "grad/x": x_grad, "grad/bias": bias_grad}
-        ours |= {"grad/lora_A.weight": grads["lora_a"].T, "grad/lora_route.weight": grads["lora_route"].T}
+        ours |= {"grad/weight": grads["kernel"].T, "grad/lora_A.weight": grads["lora_a"].T}
+        ours |= {"grad/lora_route.weight": grads["lora_route"].T}
         ours |= {f"grad/lora_B{h}.weight": grads["lora_b"][h].T for h in range(lora.heads)}
-        for name in case.names("output", f"{variant}/") + case.names("grad", f"{variant}/"):
+        for name in case.results(f"{variant}/"):
             case.check(name, ours[name.removeprefix(f"{variant}/")])
-            checked.add(name)
-    assert checked == set(case.names("output") + case.names("grad"))
+    case.close()
 
 
 def router(name, routers):
@@ -66,8 +68,7 @@ def test_llama(case, unrolled):
     lora = LoraConfig(heads=c["lora"]["lora_nums"], rank=c["lora"]["r"], alpha=c["lora"]["lora_alpha"], dropout=0.0)
     original = {k: v for k, v in c.items() if k not in ("lora", "vocab_size", "base_vocab_size")}
     config = config_from_original(original, vocab_size=c["vocab_size"], lora=lora)
-    weights = case.sibling(f"{case.name}_weights")
-    flat = load(weight_table(config), {strip(k): v for k, v in weights.arrays.items()})
+    flat = load(weight_table(config), {strip(k): v for k, v in case.weights().arrays.items()})
     if unrolled:
         flat = unstack({f"llama/{k}": v for k, v in flat.items()}, config.num_layers)
         flat = subtree(flat, "llama")
@@ -82,16 +83,13 @@ def test_llama(case, unrolled):
     labels = np.where(mask, labels, -1)
     total, count = token_nll(logits, jnp.asarray(labels))
     hidden = [x, *layers[:-1], states]
-    checked = {"decode/logits"}
     ours = {"logits": logits, "loss": total / count} | {f"hidden_states[{k}]": h for k, h in enumerate(hidden)}
-    for name in case.names("output") + case.names("intermediate"):
-        if name == "decode/logits":
+    for name in case.results():
+        if name.startswith("decode/"):
             continue
         value = router(name.removeprefix("router/"), routers) if name.startswith("router/") else ours[name]
         # Padded query rows see every key with equal weight in the reference; nothing ever reads them.
         case.check(name, value, where=... if name == "loss" else mask)
-        checked.add(name)
-    assert checked == set(case.names("output") + case.names("intermediate"))
 
     ids = case["decode/ids"]
     new = ids.shape[1]
@@ -111,17 +109,9 @@ def test_llama(case, unrolled):
             states, cache, _ = model.apply(variables, token, np.full((len(ids), 1), at), visible, cache, at)
             got.append(model.apply(variables, states, method="logits"))
     case.check("decode/logits", np.concatenate(got, axis=1))
+    case.close()
 
 
 def prompt_length(case):
     """The manifest says it in words: `prompt = inputs_embeds[:1,:12], then …`."""
-    import re
-
-    about = case.tensors["decode/ids"]["about"]
-    return int(re.search(r"inputs_embeds\[:\d+,\s*:(\d+)\]", about).group(1))
-
-
-def strip(key):
-    for prefix in ("module.", "base_model.model.", "model."):
-        key = key.removeprefix(prefix)
-    return key
+    return int(re.search(r"inputs_embeds\[[^,\]]*,\s*:\s*(\d+)", case.about("decode/ids"))[1])

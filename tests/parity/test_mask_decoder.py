@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from goldens import part_of
 from torch_weights import load
 
 from crab_jax.backbones.mask_decoder import PE_TENSORS, MaskDecoder, MaskDecoderConfig, weight_table
@@ -48,18 +49,6 @@ def _exact():
         yield
 
 
-def recorded_view(about: str):
-    """The part of the full array that a recorded tensor holds, read from its description."""
-    if flat := re.search(r"flatten\(\)\[::(\d+)\]", about):
-        return lambda x: x.reshape(-1)[:: int(flat[1])]
-    slices = [found for found in re.findall(r"\[([^\[\]]*)\]", about) if ":" in found]
-    if not slices:
-        return lambda x: x
-    (text,) = slices
-    index = tuple(slice(*(int(n) if n else None for n in s.strip().split(":"))) for s in text.split(","))
-    return lambda x: x[index]
-
-
 def unload(table, flat):
     """Parameters (or their gradients) under their PyTorch names."""
     return {key: rule.op.save(np.asarray(flat[rule.path])[i]) for rule in table.rules for i, key in rule.keys()}
@@ -74,7 +63,7 @@ def kinds(names):
 def test_mask_decoder(case):
     config = MaskDecoderConfig(**{ours: case.config[theirs] for ours, theirs in FIELDS.items()})
     model, table = MaskDecoder(config, jnp.float32), weight_table(config)
-    tensors = dict(case.sibling(f"{case.name}_weights").arrays)
+    tensors = dict(case.weights().arrays)
     buffers = {path: tensors.pop(key) for path, key in PE_TENSORS.items()}
     params = load(table, tensors) | buffers
     assert {p: jnp.shape(x) for p, x in params.items()} == {p: x.shape for p, x in abstract(model).items()}
@@ -85,11 +74,12 @@ def test_mask_decoder(case):
     states = case["pred_embeddings"]
     features = tuple(case[f"multi_scale_image_feature[{i}]"] for i in range(config.levels))
     masks = case["gt_mask"][:, 0]
-    unchecked = {n for n in case.tensors if case.tensors[n]["role"] not in ("input", "weight")}
 
     def check(name, value):
-        case.check(name, recorded_view(case.tensors[name].get("about", ""))(np.asarray(value)))
-        unchecked.remove(name)
+        case.check(name, part_of(case.about(name), np.asarray(value)))
+
+    def unchecked():
+        return [name for name in case.results() if name not in case.compared]
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def run(trained, is_semantic, valid, masks):
@@ -107,7 +97,7 @@ def test_mask_decoder(case):
     heads = ["semantic" if s else "binary" for s in is_semantic]
     (_, (logits, stages)), gradient = jax.tree.map(np.asarray, run(trained, is_semantic, valid, masks))
     stages = {n: x.transpose(0, 3, 1, 2) if x.ndim == 4 else x for n, x in stages.items()}
-    for name in sorted(unchecked):
+    for name in unchecked():
         if found := re.fullmatch(r"sample(\d+)/(.*?)(?:/strided)?", name):
             i, stage = int(found[1]), found[2]
             check(name, stages[stage if stage in stages else f"{stage}/{heads[i]}"][i : i + 1])
@@ -127,14 +117,13 @@ def test_mask_decoder(case):
         (value, _), _ = run(trained, *kinds(given["batch_task_names"]), target)
         check(f"mask_loss/{batch}", value)
 
-    # The gradients are those of the first loss batch, which is the batch of the stages.
-    first = next(iter(case.config["loss_batches"].values()))
-    assert (first["batch_task_names"], first["gt"]) == (names, "gt_mask")
+    # The gradients are those of the loss batch that is the batch of the stages.
+    assert {"batch_task_names": names, "gt": "gt_mask"} in case.config["loss_batches"].values()
     ours = unload(table, gradient[0]) | {"pred_embeddings": gradient[1]}
     ours |= {f"multi_scale_image_feature[{i}]": g for i, g in enumerate(gradient[2])}
-    for name in sorted(unchecked):
+    for name in unchecked():
         check(name, ours[name.split("/", 1)[1]])
-    assert not unchecked
+    case.close()
 
     assert set(case.manifest["params_without_grad"]) == set(table.unused)
     for path in buffers:
@@ -156,26 +145,21 @@ def abstract(model):
 @pytest.mark.case("c08_losses")
 def test_losses(case):
     logits, targets = case["logits"], case["targets"]
-    settings = case.config["dice"]
-    unchecked = {n for n in case.tensors if case.tensors[n]["role"] not in ("input", "weight")}
 
     def dice_here(x, t):
-        return dice(x, t, **settings)
-
-    functions = {"dice": dice_here, "sigmoid_ce": bce}
-    for name in sorted(unchecked):
-        if found := re.fullmatch(r"(dice|sigmoid_ce)\[(\d+|all)\]/num_masks=(\d+)", name):
-            which = slice(None) if found[2] == "all" else slice(int(found[2]), int(found[2]) + 1)
-            terms = functions[found[1]](logits[which], targets[which])
-            case.check(name, jnp.sum(terms) / (int(found[3]) + 1e-8))
-            unchecked.remove(name)
-        elif name.startswith("F10_IoU_BCELoss/"):  # with or without an axis of size one in the target: the same number
-            case.check(name, semantic_ce(case["cls_logits"], case["cls_targets"]).sum())
-            unchecked.remove(name)
+        return dice(x, t, **case.config["dice"])
 
     def both(x):
         return (dice_here(x, targets) + bce(x, targets)).sum() / (len(x) + 1e-8)
 
-    case.check("grad/dice+ce/logits", jax.grad(both)(logits))
-    unchecked.remove("grad/dice+ce/logits")
-    assert not unchecked
+    functions = {"dice": dice_here, "sigmoid_ce": bce}
+    for name in case.results():
+        if found := re.fullmatch(r"(dice|sigmoid_ce)\[(\d+|all)\]/num_masks=(\d+)", name):
+            which = slice(None) if found[2] == "all" else slice(int(found[2]), int(found[2]) + 1)
+            terms = functions[found[1]](logits[which], targets[which])
+            case.check(name, jnp.sum(terms) / (int(found[3]) + 1e-8))
+        elif name.startswith("F10_IoU_BCELoss/"):  # with or without an axis of size one in the target: the same number
+            case.check(name, semantic_ce(case["cls_logits"], case["cls_targets"]).sum())
+        elif name == "grad/dice+ce/logits":
+            case.check(name, jax.grad(both)(logits))
+    case.close()

@@ -13,7 +13,7 @@ def open_tokenizer(case) -> tokens.Tokenizer:
 
 
 def report(case, what: str, wrong: list, number: int) -> None:
-    case._note(f"values/{what}", float("inf") if wrong else 0.0, float(len(wrong)))
+    case.note(f"values/{what}", float("inf") if wrong else 0.0, float(len(wrong)))
     assert not wrong, f"{case.name}/{what}: {len(wrong)} of {number} differ, first {wrong[0]}"
 
 
