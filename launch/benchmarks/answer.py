@@ -294,22 +294,22 @@ def layer_rows(
         timed = {name: partial(jax.jit(partial(decode, name)), nest(flat), x) for name, (_, flat) in variants.items()}
         seconds = race(timed | {"read": read.run}, rounds=rounds)
         bandwidth = read.rate(seconds["read"])
-        step = {name: seconds[name] / steps for name in variants}
+        per_step = {name: seconds[name] / steps for name in variants}
         cache = _cache_read(config, batch=batch, tokens=prompt + steps / 2, dtype=dtype)
         yield Row(
             section="Decode step of one layer at 7B sizes",
             what=f"width {config.hidden_size}, batch {batch}, {prompt} tokens in the cache",
             dtype=dtype.name,
             unit="ms",
-            measured=Spread.of(1e3 * step["lora"]),
+            measured=Spread.of(1e3 * per_step["lora"]),
             against=f"reading {weights['lora'] / 1e6:.0f} MB of weights",
             reference=float(np.median(1e3 * weights["lora"] / bandwidth)),
-            ratio=Spread.of(step["lora"] * bandwidth / weights["lora"]),
+            ratio=Spread.of(per_step["lora"] * bandwidth / weights["lora"]),
             aim=1.5 if batch == 1 else None,
             beside={
                 f"and {cache / 1e6:.1f} MB of live cache": Spread.of(
-                    step["lora"] * bandwidth / (weights["lora"] + cache)
+                    per_step["lora"] * bandwidth / (weights["lora"] + cache)
                 ),
-                "the layer without adapters": Spread.of(step["lora"] / step["plain"]),
+                "the layer without adapters": Spread.of(per_step["lora"] / per_step["plain"]),
             },
         )

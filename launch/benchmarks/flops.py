@@ -19,7 +19,7 @@ def matmul_flops(function: Callable, *args, while_trips: int = 0) -> int:
     Args:
         function: traceable; static arguments bound beforehand.
         *args: arrays or `jax.ShapeDtypeStruct`.
-        while_trips: how often the body of a `while_loop` is taken to run. The number is not in the program; a scan's is.
+        while_trips: how often the body of a `while_loop` is taken to run: the program does not say (of a scan it does).
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr, while_trips)
 

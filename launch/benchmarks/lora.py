@@ -181,5 +181,5 @@ def training_rows(sizes: LoraSizes, dtype: jnp.dtype, *, rounds: int) -> Iterato
 
 
 def _training_overhead(width: int, features: int, lora: LoraConfig) -> float:
-    """The plain linear does two products (forward, and the gradient of x); each of the adapter's matrices does three."""
+    """The plain linear does two products (forward, gradient of x); each matrix of the adapter does three."""
     return 1 + 1.5 * (overhead_by_count(width, features, lora) - 1)
