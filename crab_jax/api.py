@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -214,12 +214,40 @@ class Assistant:
             threads: how many samples are read at once.
         """
         samples = list(samples)
-        with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-            prepared = list(pool.map(lambda s: self._prepare_or_fail(s, max_new_tokens), samples))
-        ready = [p for p in prepared if isinstance(p, Prepared)]
-        progress(len(samples) - len(ready))
-        replies = iter(self._engine.run([p.request for p in ready], progress=progress))
-        return [p if isinstance(p, Failure) else self._result(p, next(replies)) for p in prepared]
+        results: dict[int, Result | Failure] = {}
+        for place, result in self.stream(samples, max_new_tokens=max_new_tokens, threads=threads):
+            results[place] = result
+            progress(1)
+        return [results[place] for place in range(len(samples))]
+
+    def stream(
+        self,
+        samples: Sequence[Sample | BrokenSample],
+        *,
+        max_new_tokens: int | None = None,
+        threads: int = 4,
+        chunk: int = 64,
+    ) -> Iterator[tuple[int, Result | Failure]]:
+        """Answers many samples and hands each over once its batch is done.
+
+        Args:
+            samples: as in `answer`.
+            max_new_tokens: as in `answer`.
+            threads: as in `answer`.
+            chunk: how many samples are read into memory together; batches are formed among them.
+
+        Yields:
+            Place of the sample in `samples`, and its `Result` or `Failure`; in order of chunks, but not inside them.
+        """
+        for start in range(0, len(samples), chunk):
+            part = samples[start : start + chunk]
+            with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+                prepared = list(pool.map(lambda s: self._prepare_or_fail(s, max_new_tokens), part))
+            yield from ((start + i, p) for i, p in enumerate(prepared) if isinstance(p, Failure))
+            ready = [(start + i, p) for i, p in enumerate(prepared) if isinstance(p, Prepared)]
+            for i, reply in self._engine.stream([p.request for _, p in ready]):
+                place, chosen = ready[i]
+                yield place, self._result(chosen, reply)
 
     def prepare(self, sample: Sample, *, max_new_tokens: int | None = None) -> Prepared:
         """Reads the media of a sample and builds its prompt.
@@ -227,12 +255,19 @@ class Assistant:
         Raises:
             data_pipelines.decode.MediaError: media that cannot be read or do not fit the task.
             WeightsError: no weights for this task.
+            ValueError: `max_new_tokens` below one.
         """
         spec = TASKS[sample.task]
         variant, notes = self._variant(spec)
         config = self._variants[variant]
         media = spec.media[self.wording]
         size = config.clip.image_size
+        limit = spec.max_new_tokens if max_new_tokens is None else max_new_tokens
+        if limit < 1:
+            raise ValueError(f"max_new_tokens: expected at least 1, found {limit}")
+        # Pictures first: a video that is missing or none at all should be called a video, not a sound.
+        video = read_video(sample.video_path, frames=media.frames, size=size) if media.frames else None
+        image = read_image(sample.image_path, size=size)[None] if media.image else None
         wave = read_audio(sample.sound_path)
         fbank = log_mel_windows(
             wave,
@@ -241,9 +276,6 @@ class Assistant:
             second=sample.second if media.needs_second else None,
             where=sample.sound_path,
         )
-        video = read_video(sample.video_path, frames=media.frames, size=size) if media.frames else None
-        image = read_image(sample.image_path, size=size)[None] if media.image else None
-
         prompt = spec.prompt(sample.row(), self.wording)
         q = config.vl_projector.num_queries
         pictures = {VIDEO: video, IMAGE: image}
@@ -269,7 +301,9 @@ class Assistant:
             mask_frame=mask_frame,
         )
         head = None if not spec.needs_masks else "semantic" if spec.semantic else "binary"
-        limit = spec.max_new_tokens if max_new_tokens is None else max_new_tokens
+        if head is not None and image is None:
+            # The reference segments the picture of <image>, never a frame of the video (specification 9.3).
+            head, notes = None, (*notes, f"no mask: the wording {self.wording.value} shows no picture to segment")
         request = Request(example=example, max_new_tokens=limit, variant=variant, head=head, row=sample.index)
         return Prepared(sample=sample, prompt=prompt, request=request, frames=video, wave=wave, notes=notes)
 
@@ -288,6 +322,8 @@ class Assistant:
         spec = TASKS[sample.task]
         text = self.tokenizer.decode_plain(reply.ids)
         value = spec.parse(text)
+        if isinstance(value, MaskTokens) and reply.mask_count < len(value.order):
+            value = Unparsed(text, f"{reply.mask_count} mask tokens; the others are spelled in letters")
         if not reply.finished:
             value = _note_limit(value, len(reply.ids))
         mask = None
@@ -320,9 +356,16 @@ class Assistant:
                 return name, ()
             note = f"no weights of the {wanted[0].upper()} finetune are loaded, so {_NAMES[name]} stand in"
             return name, (note,)
+        loaded = [name for name in wanted if name in self._variants]
+        if not loaded:
+            raise WeightsError(
+                f"task {spec.name}: needs the weights {wanted[0]!r}, loaded are {', '.join(self._variants)}; load them "
+                "with the task among `tasks`"
+            )
         raise WeightsError(
-            f"task {spec.name}: these weights have no mask decoder; convert again with --crab DIR holding "
-            f"{wanted[0]}_finetune_weights.bin"
+            f"task {spec.name}: the weights {loaded[0]!r} have no mask decoder; convert again with --crab DIR holding "
+            f"{VARIANTS[spec.name][0]}_finetune_weights.bin"
+            + (f", or do not ask for the variant {self._forced!r}" if self._forced else "")
         )
 
 
@@ -380,7 +423,16 @@ def load(
     Raises:
         crab_jax.checkpoint.CheckpointError: no weights folder, or a broken one.
         WeightsError: a part is missing without which nothing can be answered.
+        ValueError: another dtype, wording or task than there is, or `max_batch` below one.
     """
+    wording = Wording(wording)
+    tasks = tuple(TASKS) if tasks is None else (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    if unknown := [task for task in tasks if task not in TASKS]:
+        raise ValueError(f"unknown task {unknown[0]!r}; tasks: {', '.join(TASKS)}")
+    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float32):
+        raise ValueError(f"dtype: expected bfloat16 or float32, found {dtype!r}")
+    if max_batch < 1:
+        raise ValueError(f"max_batch: expected at least 1, found {max_batch}")
     folder = pathlib.Path(weights)
     manifest = checkpoint.read_manifest(folder)
     config = checkpoint.read_config(folder, manifest)
@@ -399,7 +451,7 @@ def load(
     tokenizer = Tokenizer.load(tokenizer_file, base_vocabulary=config.llama.vocab_size - ADDED_TOKENS)
 
     have = set(manifest["overlays"])
-    wanted = {v for task in tasks or TASKS for v in VARIANTS.get(task, ("text",))[:1]}
+    wanted = {v for task in tasks for v in VARIANTS.get(task, ("text",))[:1]}
     if variant is not None:
         wanted = {variant}
     elif wanted - have - {"text"}:  # another set stands in
@@ -410,7 +462,7 @@ def load(
         variants,
         tokenizer,
         dtype=dtype,
-        wording=Wording(wording),
+        wording=wording,
         sampling=sampling or Sampling(),
         max_batch=max_batch,
         variant=variant,

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `crab` command. Returns the exit code."""
     _cache_compilations()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # an answer may hold letters that the terminal does not know
+            stream.reconfigure(errors="backslashreplace")
     argv = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in argv if not word.startswith("-")), None)
     parser = argparse.ArgumentParser(
@@ -32,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+    except BrokenPipeError:  # whoever read our output has gone, as in `crab … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more at exit
+        return 141
 
 
 def _infer(parser: argparse.ArgumentParser):
@@ -57,7 +63,10 @@ def _export(parser: argparse.ArgumentParser):
 
 def _cache_compilations() -> None:
     """Compiled programs are kept between runs (`JAX_COMPILATION_CACHE_DIR`, empty to switch it off)."""
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "crab_jax", "xla")
+    try:
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "crab_jax", "xla")
+    except RuntimeError:  # nobody's home, as for a nameless user in a container: nothing is kept
+        return
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
 

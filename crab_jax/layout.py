@@ -40,7 +40,7 @@ class Buckets:
     (one picture, one second) to 730 tokens (ten frames, ten windows).
     """
 
-    batch: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    batch: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     tokens: tuple[int, ...] = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
     frames: tuple[int, ...] = (1, 2, 5, 10, 11, 16, 32, 64)
     windows: tuple[int, ...] = (1, 2, 5, 10, 16, 32, 64)

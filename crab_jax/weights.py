@@ -71,18 +71,23 @@ class WeightTable:
         rules: one per parameter.
         unused: PyTorch name → PyTorch shape, for tensors that the published files hold and the network never reads.
             They are kept beside the parameters, so that an export can write the complete file again.
-        ignored: regular expression (full match) → reason, for tensors that may be present, are never read and never
-            kept (another tower of the same file, a buffer, a second name of a shared tensor).
+        ignored: regular expression (full match) → reason, for tensors that may be present and are never read (another
+            tower of the same file, a buffer).
+        copies: PyTorch name → name of the tensor that it is a second name of. Where it is present it must hold the same
+            numbers; else the file belongs to another network.
         absent: parameter path → reason, for parameters that no published file holds.
     """
 
     rules: tuple[Rule, ...]
     unused: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def why_ignored(self, key: str) -> str | None:
         """The reason why `key` is ignored, or None if it is not known to be ignorable."""
+        if key in self.copies:
+            return f"second names of {self.copies[key]}, with the same numbers"
         return next((why for pattern, why in self.ignored.items() if re.fullmatch(pattern, key)), None)
 
 

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write every number here")
     command.add_argument("--dtype", nargs="+", choices=list(infer.DTYPES), default=list(infer.DTYPES))
     command.add_argument("--only", nargs="+", choices=list(infer.SECTIONS), default=[], help="these sections")
-    command.add_argument("--rounds", type=_positive, default=7, help="timed repetitions of everything (default 7)")
+    command.add_argument("--rounds", type=_positive, default=5, help="timed repetitions of everything (default 5)")
     command.add_argument(
         "--update",
         type=pathlib.Path,

@@ -24,8 +24,13 @@ find_python() {
 environment() {
   local extras="$1" python stamp want
   VENV="${VENV:-$PWD/.venv}"
-  if ! "$VENV/bin/python" -c 'import sys' 2>/dev/null; then
+  # pip too: where the system lacks ensurepip, a first attempt leaves an environment without it.
+  if ! "$VENV/bin/python" -c 'import pip' 2>/dev/null; then
     python="$(find_python)" || exit 1
+    if [ -e "$VENV" ] && [ ! -e "$VENV/pyvenv.cfg" ] && [ -n "$(ls -A "$VENV")" ]; then
+      echo "error: VENV=$VENV is no virtual environment, so it is not replaced; remove it, or set VENV to a new folder" >&2
+      exit 1
+    fi
     echo "== making a virtual environment in $VENV ($("$python" --version))"
     rm -rf "$VENV"
     "$python" -m venv "$VENV" || {

@@ -101,14 +101,15 @@ def pytest_terminal_summary(terminalreporter, config):
         return
     paths = sorted({*worst, *map(str, goldens.find(_folder(config), CASES))}, key=lambda p: (pathlib.Path(p).stem, p))
     stems = [pathlib.Path(path).stem for path in paths]
+    labels = [s if stems.count(s) == 1 else f"{pathlib.Path(p).parent.name}/{s}" for p, s in zip(paths, stems)]
     terminalreporter.section("recorded cases: worst error / tolerance")
-    for path, stem in zip(paths, stems):
-        label = stem if stems.count(stem) == 1 else f"{pathlib.Path(path).parent.name}/{stem}"
-        if path not in worst:
-            terminalreporter.write_line(f"--  {label:24s} nothing of it was compared in this run")
-            continue
-        ratio, tensor, error, checked = worst[path]
-        verdict = "ok " if ratio <= 1 else "BAD"
-        terminalreporter.write_line(
-            f"{verdict} {label:24s} {ratio:9.3g} of tolerance (max |error| {error:.3g}) in {tensor}; {checked} compared"
-        )
+    for path, label in zip(paths, labels):
+        if path in worst:
+            ratio, tensor, error, checked = worst[path]
+            verdict = "ok " if ratio <= 1 else "BAD"
+            terminalreporter.write_line(
+                f"{verdict} {label:24s} {ratio:9.3g} of tolerance (max |error| {error:.3g}) in {tensor}; "
+                f"{checked} compared"
+            )
+    if idle := [label for path, label in zip(paths, labels) if path not in worst]:
+        terminalreporter.write_line(f"--  nothing was compared with: {', '.join(idle)}")

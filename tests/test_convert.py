@@ -427,6 +427,28 @@ def test_unknown_names_are_fatal_in_public_releases(broken, role):
         plan_of(broken, role)
 
 
+def test_second_names_hold_the_same_numbers(broken, tmp_path):
+    """Every layer of BEATs has the table of layer 0; the file may hold it once or several times."""
+    name = "encoder.layers.1.self_attn.relative_attention_bias.weight"
+
+    def save(tensors):
+        model = {k: files.to_torch(x.copy()) for k, x in tensors.items()}  # no storage is shared any more
+        torch.save({"cfg": files.beats_cfg(broken.config.beats), "model": model}, broken.path("beats"))
+
+    tensors = broken.tensors["beats"]
+    save(tensors)
+    report = convert(broken.inputs("beats"), tmp_path / "w", numbers=files.numbers(broken.config))
+    assert [f"beats: {name}"] in report.ignored.values()
+    check_export(broken, tmp_path / "w", tmp_path / "out", ("beats",))
+
+    save(tensors | {name: np.nextafter(tensors[name], np.float32(9))})
+    with pytest.raises(ConversionError, match=rf"beats: {name} differs from {name.replace('1', '0')}"):
+        plan_of(broken, "beats")
+    save(tensors | {name: tensors[name][:-1]})
+    with pytest.raises(ConversionError, match=f"beats: {name} differs"):
+        plan_of(broken, "beats")
+
+
 def test_extra_lora_heads(broken):
     broken.rewrite("finetune", lambda t: t.update({lora_name(0, "lora_B3"): t[lora_name(0, "lora_B0")]}))
     with pytest.raises(ConversionError, match=r"lora_route has 3 heads, but there are 4 matrices lora_B"):

@@ -9,6 +9,7 @@ import pytest
 from models import tiny_config, tiny_params
 
 from crab_jax.batch import BatchError, Example
+from crab_jax.evaluate import engine as engine_module
 from crab_jax.evaluate.engine import Engine, Request, compiled_shapes
 from crab_jax.evaluate.generate import Sampling, choose
 from crab_jax.layout import Buckets
@@ -149,6 +150,56 @@ def test_bfloat16_runs():
     assert reply.mask_logits is None or reply.mask_logits.shape == (71, 112, 112)
 
 
+def test_the_bound_of_a_batch_holds_for_its_bucket_too(engine, monkeypatch):
+    """Three at once must not take the memory of four; nor does a bound above the ladder break anything."""
+    rows = []
+    monkeypatch.setattr(engine_module, "lay_out", lambda examples, **how: rows.append(len(examples)) or 1 / 0)
+    monkeypatch.setattr(engine, "max_batch", 3)
+    with pytest.raises(ZeroDivisionError):
+        engine.run([request(i) for i in range(3)])
+    assert rows == [3]
+    params = {path: leaf for path, leaf in talkative().items() if path.startswith("llama/norm")}
+    assert Engine({"text": (CONFIG, params)}, max_batch=10**6).max_batch == max(Buckets().batch)
+    with pytest.raises(ValueError, match="max_batch"):
+        Engine({}, max_batch=0)
+
+
+def test_a_batch_that_the_device_cannot_run_stops_no_other(engine, monkeypatch):
+    real = engine._batch
+
+    def batch(shape, requests):
+        if len(requests) > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBacktrace")
+        return real(shape, requests)
+
+    monkeypatch.setattr(engine, "_batch", batch)
+    first, alone, second = engine.run([request(0), request(1, text=60, frames=5, windows=5), request(2)])
+    for failed in (first, second):
+        assert isinstance(failed, BatchError)
+        assert str(failed).endswith("Out of memory allocating 9 bytes.; fewer samples at once need less memory")
+    assert alone.ids
+
+
+def test_answers_are_handed_over_batch_by_batch(engine, monkeypatch):
+    calls = []
+    monkeypatch.setattr(engine, "_batch", lambda shape, requests: calls.append(len(requests)) or list(requests))
+    monkeypatch.setattr(engine, "max_batch", 2)
+    asked = [request(0), request(1, text=60, frames=5), request(2), request(3)]
+    stream = engine.stream(asked)
+    assert [next(stream)[0], next(stream)[0]] == [0, 2]
+    assert calls == [2]
+    assert [index for index, _ in stream] == [3, 1]
+
+
+def test_no_mask_without_a_picture(engine):
+    asked = request(0, head="binary")
+    prompt = [i for i in asked.example.prompt if i not in IDS.visual]
+    asked = dataclasses.replace(asked, example=dataclasses.replace(asked.example, prompt=prompt, frames=None))
+    (reply,) = engine.run([asked])
+    assert isinstance(reply, BatchError)
+    assert "no picture" in str(reply)
+
+
 def test_variants_share_what_is_equal():
     base = talkative()
     other = base | {"llama/head/kernel": base["llama/head/kernel"][:, ::-1]}
@@ -201,7 +252,21 @@ def test_sampling_like_transformers():
         assert common <= set(draws(logits, temperature=0.6, top_k=7, top_p=0.9))
 
 
-@pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_p": 0}, {"top_k": -2}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"temperature": 1e-40},  # zero in float32
+        {"top_p": 0},
+        {"top_p": float("nan")},
+        {"top_k": -2},
+        {"top_k": 2**31},
+        {"seed": -1},
+        {"seed": 2**32},
+    ],
+)
 def test_bad_sampling(bad):
     with pytest.raises(ValueError, match="expected temperature"):
         Sampling(**bad)

@@ -1,6 +1,9 @@
 """`crab infer` and the Python interface, from files to files, with a random model and rendered media."""
 
 import json
+import os
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +13,12 @@ from PIL import Image
 
 import crab_jax
 from crab_jax import checkpoint, cli
-from crab_jax.api import SampleError, WeightsError
+from crab_jax import infer as command
+from crab_jax.api import Failure, SampleError, WeightsError
+from crab_jax.evaluate.engine import Reply
 from crab_jax.params import Flat
+from crab_jax.tasks import Unparsed, Wording
+from crab_jax.tasks.samples import read_sample
 from crab_jax.tokens import Tokenizer
 from data_pipelines.world import write_quickstart_media
 
@@ -219,3 +226,214 @@ def test_no_mask_decoder(folders, tmp_path):
             image=folders[1].parent / entries["s4"]["image_path"],
             audio=folders[1].parent / entries["s4"]["audio_path"],
         )
+
+
+def fields(folders, task, **more):
+    """Fields of the rendered sample of a task, with absolute paths."""
+    entry = next(e for e in json.loads(folders[1].read_text()) if e["task"] == task)
+    return {k: str(folders[1].parent / v) if k.endswith("_path") else v for k, v in entry.items()} | more
+
+
+def test_broken_entries_of_any_kind_are_lines_of_json(folders, capsys):
+    """Half a surrogate pair, or a number that JSON does not know, in the fields that name a sample."""
+    file = folders[0] / "odd.json"
+    odd = r'[{"task": "ave", "id": "\ud800"}, {"task": "\ud800"}, {"task": Infinity, "id": NaN}, 3, null, []]'
+    file.write_text(odd)
+    code, _, out = infer(folders, file, out="odd")
+    assert code == 1
+
+    def no_json(name):
+        raise ValueError(name)
+
+    lines = (out / "results.jsonl").read_text("utf-8").splitlines()
+    records = [json.loads(line, parse_constant=no_json) for line in lines]
+    assert [r["index"] for r in records] == list(range(6))
+    assert records[0]["id"] == "\ud800"
+    assert records[2]["task"] is None
+    assert capsys.readouterr().err.count("failed: ") == 6
+
+
+@pytest.mark.parametrize("kind", ["a file", "below a file", "results.jsonl is a folder", "locked"])
+def test_where_results_cannot_go(folders, tmp_path, capsys, monkeypatch, kind):
+    """Said before the weights are loaded, which may take minutes."""
+    monkeypatch.setattr(command, "load", lambda *args, **how: pytest.fail("loaded the weights first"))
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "results.jsonl").mkdir(parents=True)
+    out = {"a file": "file", "below a file": "file/sub", "results.jsonl is a folder": "folder", "locked": "taken"}[kind]
+    with command.Results.open(tmp_path / "taken") as other:
+        other.begin()
+        code = cli.main(
+            ["infer", "--task", "ave", "--video", "a.mp4", "--weights", str(folders[0] / "weights")]
+            + ["--out", str(tmp_path / out)]
+        )
+    assert code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: --out {tmp_path / out}: ")
+    assert err.count("\n") == 1
+    assert ("another run" in err) == (kind == "locked")
+
+
+def test_a_run_that_cannot_start_leaves_things_as_they_were(folders, tmp_path):
+    args = ["infer", "--task", "ave", "--video", "a.mp4", "--weights", str(tmp_path), "--out"]
+    assert cli.main([*args, str(tmp_path / "new")]) == 2
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "results.jsonl").write_text("an hour of work")
+    assert cli.main([*args, str(tmp_path / "old")]) == 2
+    assert (tmp_path / "old" / "results.jsonl").read_text() == "an hour of work"
+
+
+def failures(samples):
+    """Results that need no model, in an order of their own."""
+    for place in (2, 0, 3, 1):
+        yield place, Failure(index=place, reason=f"reason {place}", raw={"id": f"n{place}"})
+
+
+class Fake:
+    """Stands in for `Assistant`."""
+
+    def __init__(self, error=None):
+        self.error = error
+
+    def stream(self, samples, **how):
+        for i, pair in enumerate(failures(samples)):
+            if i == 3 and self.error is not None:
+                raise self.error
+            yield pair
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (None, 1, "0 answered (0 understood), 4 failed; see"),
+        (KeyboardInterrupt(), 130, "3 failed, 1 not reached; see"),
+        (OSError(28, "No space left on device"), 1, "stopped, because results cannot be written"),
+    ],
+)
+def test_what_was_answered_stays(folders, tmp_path, capsys, monkeypatch, error, code, said):
+    """After Ctrl-C or on a full disk: every line so far, in the order of the samples."""
+    monkeypatch.setattr(command, "load", lambda *args, **how: Fake(error))
+    (tmp_path / "four.json").write_text("[1, 2, 3, 4]")
+    (tmp_path / "results.jsonl").write_text("a longer line of an earlier run " * 100)
+    args = ["infer", str(tmp_path / "four.json"), "--weights", str(folders[0] / "weights"), "--out", str(tmp_path)]
+    assert cli.main(args) == code
+    records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [r["index"] for r in records] == ([0, 1, 2, 3] if error is None else [0, 2, 3])
+    err = capsys.readouterr().err
+    assert said in err
+    assert "failed: n2 (no task): reason 2" in err
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path):
+    class Small:
+        """A file of at most 60 bytes that takes 7 at a time."""
+
+        def __init__(self):
+            self.data = bytearray()
+
+        def seek(self, place):
+            self.place = place
+
+        def truncate(self, size):
+            del self.data[size:]
+
+        def write(self, data):
+            if self.place >= 60:
+                raise OSError(28, "No space left on device")
+            data = data[: min(7, 60 - self.place)]
+            self.data[self.place : self.place + len(data)] = data
+            self.place += len(data)
+            return len(data)
+
+    file = Small()
+    results = command.Results(tmp_path, file)
+    results.begin()
+    for place in (1, 0):
+        results.add(place, {"index": place, "text": "é"})
+    assert [json.loads(line)["index"] for line in bytes(file.data).splitlines()] == [0, 1]
+    with pytest.raises(OSError, match="No space"):
+        results.add(2, {"index": 2})
+    assert [json.loads(line)["index"] for line in bytes(file.data).splitlines()] == [0, 1]
+
+
+def test_a_true_mask_that_cannot_be_read_costs_neither_answer_nor_picture(folders, capsys):
+    entry = fields(folders, "s4", mask_path=str(folders[0] / "nowhere.png"))
+    file = folders[0] / "masked.json"
+    file.write_text(json.dumps([entry]))
+    code, (record,), out = infer(folders, file, "--max-new-tokens", "24", "--dtype", "float32", out="masked")
+    assert code == 0
+    assert "mask" in record["files"], "no mask, so no true mask was wanted: the test tests nothing"
+    assert (out / record["files"]["picture"]).is_file()
+    assert "nowhere.png" in record["problems"][0]
+    assert "warning: " in capsys.readouterr().err
+
+
+def test_control_characters_do_not_reach_the_terminal():
+    assert command._visible("é\x1b[2J\x9b\ud800\ta\nb") == "é\\x1b[2J\\x9b\\ud800\ta\nb"
+
+
+def test_a_closed_pipe_ends_the_run_quietly(folders):
+    code = (
+        "import sys; from crab_jax import cli, infer; "
+        "infer.run = lambda args: [print('x' * 100) for _ in range(10000)]; raise SystemExit(cli.main(sys.argv[1:]))"
+    )
+    args = [sys.executable, "-c", code, "infer", "a.json", "--weights", "w"]
+    done = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done.stdout.read(10)
+    done.stdout.close()
+    assert done.stderr.read() == b""
+    assert done.wait() == 141
+
+
+def test_a_user_without_a_home(monkeypatch, tmp_path, capsys):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(cli.pathlib.Path, "home", nowhere)
+    assert cli.main(["infer", str(tmp_path / "none.json"), "--weights", "w"]) == 2
+    assert "none.json: no such file" in capsys.readouterr().err
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+def test_a_missing_video_is_called_a_video(crab, tmp_path):
+    with pytest.raises(SampleError, match="expected a video, found no such file"):
+        crab.ask("ave", video=tmp_path / "nothing.mp4")
+
+
+def test_no_mask_where_no_picture_is_shown(crab, folders, monkeypatch):
+    """Otherwise the first frame of the video would be segmented, whatever second was asked about."""
+    monkeypatch.setattr(crab, "wording", Wording.RELEASE_TRAIN)
+    video = fields(folders, "ave")["video_path"]
+    sample = read_sample({"task": "s4", "video_path": video, "second": 3}, wording=Wording.RELEASE_TRAIN)
+    prepared = crab.prepare(sample)
+    assert prepared.request.head is None
+    assert any("no mask" in note for note in prepared.notes)
+    monkeypatch.setattr(crab, "wording", Wording.QUICK_START)
+    assert crab.prepare(read_sample(fields(folders, "s4"))).request.head == "binary"
+
+
+def test_mask_tokens_spelled_in_letters_are_none(crab, folders):
+    prepared = crab.prepare(read_sample(fields(folders, "s4")))
+    ids = crab.tokenizer.encode_text_only("<mask_0><mask_1><mask_2><mask_3><mask_4><mask_5>")
+    reply = Reply(ids=(*ids, crab.tokenizer.eos), finished=True, mask_count=0, mask_logits=None, seconds={})
+    result = crab._result(prepared, reply)
+    assert result.text.count("<mask_") == 6
+    assert isinstance(result.value, Unparsed)
+    assert result.mask is None
+
+
+def test_senseless_arguments(crab, folders):
+    weights = folders[0] / "weights"
+    with pytest.raises(SampleError, match="at least 1"):
+        crab.ask("avcap", video=fields(folders, "avcap")["video_path"], max_new_tokens=0)
+    for wrong in ({"dtype": "float16"}, {"max_batch": 0}, {"tasks": ["sing"]}, {"wording": "rude"}):
+        with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
+            crab_jax.load(weights, **wrong)
+
+
+def test_tasks_whose_weights_were_left_out(folders):
+    crab = crab_jax.load(folders[0] / "weights", tasks="s4", dtype="float32")
+    with pytest.raises(SampleError, match="needs the weights 'text', loaded are avs; load them"):
+        crab.ask("ave", video=fields(folders, "ave")["video_path"])

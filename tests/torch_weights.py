@@ -20,7 +20,7 @@ def load(table: WeightTable, tensors: Mapping[str, np.ndarray], prefix: str = ""
 
     Raises:
         KeyError: a tensor is missing, or present and unknown to the table.
-        ValueError: an unused tensor has another shape than the table says.
+        ValueError: an unused tensor has another shape than the table says, or a second name other numbers.
     """
     tensors = {name.removeprefix(prefix): np.asarray(x) for name, x in tensors.items() if name.startswith(prefix)}
     wanted = {key for rule in table.rules for _, key in rule.keys()}
@@ -32,6 +32,9 @@ def load(table: WeightTable, tensors: Mapping[str, np.ndarray], prefix: str = ""
     for key, shape in table.unused.items():
         if key in tensors and tensors[key].shape != tuple(shape):
             raise ValueError(f"{prefix}{key}: shape {tensors[key].shape}, the table says {tuple(shape)}")
+    for key, original in table.copies.items():
+        if key in tensors and not np.array_equal(tensors[key], tensors[original]):
+            raise ValueError(f"{prefix}{key}: differs from {original}, of which it is a second name")
     flat: Flat = {}
     for rule in table.rules:
         single = [rule.op.load(tensors[key]) for _, key in rule.keys()]

@@ -319,11 +319,11 @@ def weight_table(config: BeatsConfig) -> WeightTable:
         *norm("layers/mlp_norm", f"{block}.final_layer_norm", i=n),
     ]
     ignored = {r"predictor\..*": "the classifier; Crab reads the states before it"}
+    copies: dict[str, str] = {}
     if config.relative_position_embedding:
-        rules.append(Rule("relative_bias", "encoder.layers.0.self_attn.relative_attention_bias.weight"))
-        ignored[r"encoder\.layers\.[1-9]\d*\.self_attn\.relative_attention_bias\.weight"] = (
-            "a second name of layer 0's table, which all layers share"
-        )
+        first, *others = (f"encoder.layers.{i}.self_attn.relative_attention_bias.weight" for i in range(n))
+        rules.append(Rule("relative_bias", first))
+        copies = dict.fromkeys(others, first)  # one table, shared by all layers
     if config.relative_position_embedding and config.gru_rel_pos:
         rules += linear("layers/attn/gate", f"{attn}.grep_linear", i=n)
         rules.append(Rule("layers/attn/gate_scale", f"{attn}.grep_a", drop_axes(0, 2, 3), {"i": n}))
@@ -331,4 +331,4 @@ def weight_table(config: BeatsConfig) -> WeightTable:
         ignored[r"encoder\.layers\.\d+\.self_attn\.grep_(linear\.(weight|bias)|a)"] = (
             "gates a position bias that this encoder does not have"
         )
-    return WeightTable(rules=tuple(rules), ignored=ignored)
+    return WeightTable(rules=tuple(rules), ignored=ignored, copies=copies)

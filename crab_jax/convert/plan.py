@@ -212,6 +212,8 @@ class _Importer:
                 self.places[found.role, found.name] = section
             elif key not in rules.unused:
                 reason = rules.why_ignored(key)
+                if key in rules.copies and not self.equal(found, founds.get(rules.copies[key])):
+                    continue
                 if reason is not None:
                     self.report.ignore(reason, f"{found.role}: {found.name}")
                 else:
@@ -223,6 +225,22 @@ class _Importer:
                     f"{role}: {len(names)} tensors that this network does not have, it may be another model: "
                     + ", ".join(fold(names))
                 )
+
+    def equal(self, copy: Found, original: Found | None) -> bool:
+        """Whether a second name holds the numbers of the first. Reads both, unless they are one tensor of the file."""
+        if original is None:
+            return True  # missing, which is in the report already
+        x, y = copy.tensor, original.tensor
+        if x.place is not None and (x.file, x.place) == (y.file, y.place):
+            return True
+        try:
+            if x.shape == y.shape and x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes():
+                return True
+            wrong = f"{copy.role}: {copy.name} differs from {original.name}, which this network shares between them"
+        except SourceError as error:
+            wrong = f"{copy.role}: {error}"
+        self.report.problems.append(wrong)
+        return False
 
 
 def _provenance(

@@ -129,7 +129,7 @@ class Engine:
             dtype: bfloat16, or float32 for parity (then products run at the highest precision).
             sampling: greedy if None.
             buckets: ladders of static shapes.
-            max_batch: at most this many samples at once.
+            max_batch: at most this many samples at once; what is above the ladder counts as its last rung.
             layers: how the language model keeps its layers. A decode step reads every weight once: "separate" layers
                 are read in place, fastest; a "stacked" layer is sliced out and converted first, which costs time but
                 no memory beyond that layer. None: separate, but stacked for bfloat16 on CPU, where XLA would otherwise
@@ -138,7 +138,9 @@ class Engine:
         self.dtype = jnp.dtype(dtype)
         self.sampling = sampling or Sampling()
         self.buckets = buckets or Buckets()
-        self.max_batch = max_batch
+        if max_batch < 1:
+            raise ValueError(f"expected max_batch of at least 1, found {max_batch}")
+        self.max_batch = min(max_batch, max(self.buckets.batch))
         if layers is None:
             lean = jax.default_backend() == "cpu" and self.dtype != jnp.float32
             layers = "stacked" if lean else "separate"
@@ -171,25 +173,42 @@ class Engine:
             progress: called with the number of samples that became ready.
 
         Returns:
-            One `Reply` per request; a request that cannot be laid out gives its exception instead and stops nothing.
+            One `Reply` or exception per request, as `stream` gives them.
         """
         replies: list[Reply | Exception] = [RuntimeError("not answered")] * len(requests)
+        for index, reply in self.stream(requests):
+            replies[index] = reply
+            progress(1)
+        return replies
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply | Exception]]:
+        """Answers all requests and hands each over once its batch is done, so not in their order.
+
+        Yields:
+            Index of the request, and its `Reply`. A request that cannot be laid out gives its exception instead, and so
+            does every request of a batch that the device cannot run (mostly for lack of memory); neither stops others.
+        """
         groups: dict[tuple, list[int]] = collections.defaultdict(list)
         for i, request in enumerate(requests):
             try:
                 groups[self._shape(request)].append(i)
             except ValueError as error:
-                replies[i] = error
-                progress(1)
+                yield i, error
+        for shape, members in groups.items():
+            for i in range(0, len(members), self.max_batch):
+                chunk = members[i : i + self.max_batch]
+                yield from zip(chunk, self._batch_or_errors(shape, [requests[j] for j in chunk]), strict=True)
+
+    def _batch_or_errors(self, shape: tuple, requests: Sequence[Request]) -> Sequence[Reply | Exception]:
         precise = self.dtype == jnp.float32
-        with jax.default_matmul_precision("highest") if precise else contextlib.nullcontext():
-            for shape, members in groups.items():
-                for i in range(0, len(members), self.max_batch):
-                    chunk = members[i : i + self.max_batch]
-                    for index, reply in zip(chunk, self._batch(shape, [requests[j] for j in chunk]), strict=True):
-                        replies[index] = reply
-                    progress(len(chunk))
-        return replies
+        try:
+            with jax.default_matmul_precision("highest") if precise else contextlib.nullcontext():
+                return self._batch(shape, requests)
+        except jax.errors.JaxRuntimeError as error:
+            reason = str(error).strip().split("\n", 1)[0]
+            way_out = "; fewer samples at once need less memory" if len(requests) > 1 else ""
+            what = f"the device could not run its batch of {len(requests)}: {reason}{way_out}"
+            return [BatchError(f"{r.example.name}: {what}") for r in requests]
 
     def _shape(self, request: Request) -> tuple:
         """The static shape that this request rounds up to; equal shapes share batches."""
@@ -212,6 +231,8 @@ class Engine:
                 f"{config.llama.max_positions} positions"
             )
         frames = 0 if example.frames is None else len(example.frames)
+        if request.head is not None and not frames:
+            raise BatchError(f"{example.name}: a mask is wanted, but there is no picture to segment")
         windows, height = (0, 0) if example.fbank is None else (len(example.fbank), example.fbank.shape[1] // 16)
         layout = Layout(
             tokens=fit("tokens", len(example.prompt)),
@@ -228,7 +249,7 @@ class Engine:
         variant, head, layout, capacity = shape
         model, variables = self._variants[variant]
         config = model.config
-        size = self.buckets.fit("batch", len(requests))
+        size = min(self.buckets.fit("batch", len(requests)), self.max_batch)  # no rung may exceed the bound
         padded = [*requests, *[requests[-1]] * (size - len(requests))]
         batch: Batch = lay_out(
             [r.example for r in padded],

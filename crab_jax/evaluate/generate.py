@@ -6,6 +6,7 @@ The same pass collects the states that predicted the mask tokens, so text and ma
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -23,10 +24,10 @@ class Sampling:
     so (Q-4); here greedy is the default.
 
     Attributes:
-        temperature: 0 is greedy.
+        temperature: 0 is greedy; otherwise at least 1e-6, because logits are divided by it in float32.
         top_k: only the k most likely tokens; 0 for all.
         top_p: the smallest set of most likely tokens with at least this probability; 1 for all.
-        seed: of the explicit key; row i of a run uses `fold_in(key(seed), i)`, whatever batch it is in.
+        seed: of the explicit key, 0 to 2^32 - 1; row i of a run uses `fold_in(key(seed), i)`, whatever batch it is in.
     """
 
     temperature: float = 0.0
@@ -35,8 +36,12 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self):
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(f"expected temperature >= 0, top_k >= 0, 0 < top_p <= 1, found {self}")
+        usable = self.temperature == 0 or (math.isfinite(self.temperature) and self.temperature >= 1e-6)
+        if not (usable and 0 <= self.top_k < 2**31 and 0 < self.top_p <= 1 and 0 <= self.seed < 2**32):
+            raise ValueError(
+                "expected temperature 0 or at least 1e-6, 0 <= top_k < 2^31, 0 < top_p <= 1, 0 <= seed < 2^32, found "
+                f"{self}"
+            )
 
 
 REFERENCE_SAMPLING = Sampling(temperature=0.6, top_k=50, top_p=0.9)

@@ -1,1 +1,1 @@
-"""Benchmarks behind `python -m launch.bench`: each number beside a limit or a second form."""
+"""Benchmarks behind `python -m launch.bench`: every number stands beside a limit or a second form."""

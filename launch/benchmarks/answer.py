@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crab_jax.backbones.llama import Cache, Llama, LlamaConfig
+from crab_jax.backbones.llama import LlamaConfig
 from crab_jax.batch import Batch, Example, lay_out
 from crab_jax.evaluate.engine import encode
 from crab_jax.evaluate.generate import generate
@@ -23,7 +23,7 @@ from launch.benchmarks import limits
 from launch.benchmarks.flops import matmul_flops
 from launch.benchmarks.report import Row
 from launch.benchmarks.timing import Spread, race
-from launch.benchmarks.weights import random_array, random_weights
+from launch.benchmarks.weights import random_weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +88,20 @@ def prompts(config: CrabConfig, clip: Clip, batch: int) -> Batch:
     )
 
 
+def text_prompts(config: LlamaConfig, batch: int, tokens: int) -> Batch:
+    """Random prompts without media."""
+    ids = CrabConfig(llama=config).token_ids
+    rng = np.random.default_rng(0)
+    return lay_out(
+        [Example(name=f"prompt {i}", prompt=rng.integers(3, ids.visual[0], tokens).tolist()) for i in range(batch)],
+        layout=Layout(tokens=tokens, frames=0, windows=0, patch_rows=0, masks=0),
+        ids=ids,
+        image_size=1,
+        frame_tokens=1,
+        window_tokens=1,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Loaded:
     """A model with random weights in one dtype; the mask decoder is left out, nothing here runs it."""
@@ -110,19 +124,19 @@ class Loaded:
         arrays = (self.variables, *jax.tree.map(jnp.asarray, (batch.frames, batch.fbank, batch.patch_rows, first)))
         return partial(partial(encode, self.model, with_scales=False), *arrays)
 
-    def generator(self, batch: Batch, media, *, capacity: int):
+    def generator(self, batch: Batch, media, *, capacity: int) -> Callable[[int], Any]:
         """A function of the limit of new tokens; any limit runs the same program."""
         b = len(batch.tokens)
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(jnp.arange(b))
         knobs = (jnp.float32(0), jnp.int32(0), jnp.float32(1))
         variables = self.variables
         arrays = jax.tree.map(jnp.asarray, (batch.tokens, batch.segment, batch.position))
-        program = partial(generate, self.model, capacity=capacity, greedy=True)
 
-        def run(limit: int, program=program):
-            return program(variables, *arrays, *media, jnp.full((b,), limit, jnp.int32), keys, knobs)
+        def run(limit: int):
+            limits = jnp.full((b,), limit, jnp.int32)
+            return generate(self.model, variables, *arrays, *media, limits, keys, knobs, capacity=capacity, greedy=True)
 
-        return run, program
+        return run
 
 
 def _weights_read(params: Flat) -> int:
@@ -170,7 +184,7 @@ def generate_rows(
     for batch in batches:
         laid_out = prompts(config, clip, batch)
         encoder = loaded.encoder(laid_out)
-        run, _ = loaded.generator(laid_out, encoder()[:2], capacity=Buckets().fit("new_tokens", n))
+        run = loaded.generator(laid_out, encoder()[:2], capacity=Buckets().fit("new_tokens", n))
         lengths = np.asarray(run(n).length)
         if (lengths != n).any():
             raise RuntimeError(f"expected answers of {n} tokens, found {lengths}: the random model said its end token")
@@ -252,64 +266,45 @@ def generate_rows(
 def layer_rows(
     config: LlamaConfig, dtype: jnp.dtype, *, batches, prompt: int, steps: int, read_bytes: int, rounds: int
 ) -> Iterator[Row]:
-    """Decode steps of one layer of the published size, with the adapters and without, in a loop as generation runs it.
+    """Decode steps of a language model of very few layers at full width, with the adapters and without.
 
     Args:
-        config: sizes; one layer, a small vocabulary.
+        config: sizes; few layers and a small vocabulary.
         batches: batch sizes.
-        prompt: tokens in the cache before the first step.
-        steps: decode steps per run.
+        prompt: tokens of the prompt, few, so that the weights are what is read.
+        steps: new tokens.
     """
     dtype = jnp.dtype(dtype)
-    params = subtree(random_weights(CrabConfig(llama=config), dtype), "llama")
-    with_adapter = {p: x for p, x in params.items() if p.startswith(("layers", "norm"))}
-    variants = {
-        "lora": (config, with_adapter),
-        "plain": (
-            dataclasses.replace(config, lora=None),
-            {p: x for p, x in with_adapter.items() if "/lora_" not in p},
-        ),
-    }
-    weights = {name: sum(x.nbytes for x in flat.values()) for name, (_, flat) in variants.items()}
+    loaded = {"lora": Loaded.random(CrabConfig(llama=config), dtype)}
+    plain = CrabConfig(llama=dataclasses.replace(config, lora=None))
+    kept = {path: leaf for path, leaf in loaded["lora"].params.items() if "/lora_" not in path}
+    loaded["plain"] = Loaded(Crab(plain, dtype, unrolled=True), kept)
     read = limits.fastest_read(read_bytes, rounds=3)
-    slots = prompt + steps
     for batch in batches:
-        x = random_array(np.random.default_rng(1), (batch, 1, config.hidden_size), dtype)
-
-        def decode(name, params, x, batch=batch):
-            c = variants[name][0]
-            model = Llama(c, dtype, unrolled=True)
-
-            def step(i, carry):
-                x, cache = carry
-                at = prompt + i
-                visible = jnp.broadcast_to(jnp.arange(slots) <= at, (batch, 1, 1, slots))
-                position = jnp.full((batch, 1), at, jnp.int32)
-                x, cache, _ = model.apply({"params": params}, x, position, visible, cache, at)
-                return x, cache
-
-            cache = Cache.zeros(c, batch=batch, slots=slots, dtype=dtype)
-            return jax.lax.fori_loop(0, steps, step, (x, cache))[0]
-
-        timed = {name: partial(jax.jit(partial(decode, name)), nest(flat), x) for name, (_, flat) in variants.items()}
-        seconds = race(timed | {"read": read.run}, rounds=rounds)
+        laid_out = text_prompts(config, batch, prompt)
+        runs = {}
+        for name, each in loaded.items():
+            nothing = jnp.zeros((batch, 0, config.hidden_size), dtype)
+            run = each.generator(laid_out, (nothing, nothing), capacity=steps)
+            runs[f"{name} first"], runs[name] = partial(run, 1), partial(run, steps)
+        seconds = race(runs | {"read": read.run}, rounds=rounds)
         bandwidth = read.rate(seconds["read"])
-        per_step = {name: seconds[name] / steps for name in variants}
+        step = {name: (seconds[name] - seconds[f"{name} first"]) / (steps - 1) for name in loaded}
+        weights = _weights_read(loaded["lora"].params)
         cache = _cache_read(config, batch=batch, tokens=prompt + steps / 2, dtype=dtype)
+        layers = f"{config.num_layers} layer{'s' if config.num_layers > 1 else ''}"
         yield Row(
-            section="Decode step of one layer at 7B sizes",
-            what=f"width {config.hidden_size}, batch {batch}, {prompt} tokens in the cache",
+            section="Decode step at full width",
+            what=f"{layers} of width {config.hidden_size}, batch {batch}",
             dtype=dtype.name,
             unit="ms",
-            measured=Spread.of(1e3 * per_step["lora"]),
-            against=f"reading {weights['lora'] / 1e6:.0f} MB of weights",
-            reference=float(np.median(1e3 * weights["lora"] / bandwidth)),
-            ratio=Spread.of(per_step["lora"] * bandwidth / weights["lora"]),
+            measured=Spread.of(1e3 * step["lora"]),
+            against=f"reading {weights / 1e6:.0f} MB of weights",
+            reference=float(np.median(1e3 * weights / bandwidth)),
+            ratio=Spread.of(step["lora"] * bandwidth / weights),
             aim=1.5 if batch == 1 else None,
             beside={
-                f"and {cache / 1e6:.1f} MB of live cache": Spread.of(
-                    per_step["lora"] * bandwidth / (weights["lora"] + cache)
-                ),
-                "the layer without adapters": Spread.of(per_step["lora"] / per_step["plain"]),
+                f"and {cache / 1e6:.1f} MB of live cache": Spread.of(step["lora"] * bandwidth / (weights + cache)),
+                "the same without adapters": Spread.of(step["lora"] / step["plain"]),
             },
         )

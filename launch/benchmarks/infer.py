@@ -28,8 +28,8 @@ class Sizes:
         matmul: edge of the square matrices whose product is the limit of arithmetic.
         read_bytes: size of the array whose reading is the limit of memory, far larger than any cache.
         lora: the adapter's linears.
-        layer: one layer of the language model at full width.
-        layer_batches, layer_prompt, layer_steps: its decode steps.
+        layer: a language model of one layer at full width.
+        layer_batches, layer_prompt, layer_steps: batch sizes, tokens of the prompt and new tokens for it.
         model: the model that encodes and generates.
         clip: what it is asked.
         encode_batches: batch sizes of encoding.
@@ -68,10 +68,10 @@ def full_sizes(*, backend: str) -> Sizes:
             trained=(d // 2, d // 2, 256),
             cold_bytes=2**28 if cpu else 2**31,
         ),
-        layer=dataclasses.replace(llama, num_layers=1, vocab_size=32),
+        layer=dataclasses.replace(llama, num_layers=1, vocab_size=64),
         layer_batches=(clip.batches[0], clip.batches[-1]),
-        layer_prompt=768,
-        layer_steps=4,
+        layer_prompt=64,
+        layer_steps=16,
         model=build(CrabConfig, mid.model.to_dict()),
         clip=clip,
         encode_batches=(1, 4),

@@ -14,8 +14,12 @@ from crab_jax.params import Flat
 
 def random_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: jnp.dtype) -> jnp.ndarray:
     """Normal numbers, scaled so that a product with the result keeps the size of its input."""
+    return jnp.asarray(_normal(rng, shape), dtype)
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     fan_in = shape[-2] if len(shape) > 1 else 1
-    return jnp.asarray(rng.standard_normal(shape, np.float32) / math.sqrt(fan_in), dtype)
+    return rng.standard_normal(shape, np.float32) / np.float32(math.sqrt(fan_in))
 
 
 def random_weights(config: CrabConfig, dtype: jnp.dtype, *, seed: int = 0) -> Flat:
@@ -27,11 +31,10 @@ def random_weights(config: CrabConfig, dtype: jnp.dtype, *, seed: int = 0) -> Fl
     rng = np.random.default_rng(seed)
     flat: Flat = {}
     for path, leaf in abstract(config).items():
-        kind = path.rsplit("/", 1)[1]
-        x = random_array(rng, leaf.shape, jnp.float32)
-        if kind == "scale":
-            x = 1 + 0.1 * x / jnp.maximum(jnp.abs(x).max(), 1)
-        elif kind == "kernel" and path == "llama/head/kernel":
-            x = x.at[:, config.token_ids.eos].set(0)
+        x = _normal(rng, leaf.shape)
+        if path.endswith("/scale"):
+            x = np.clip(1 + 0.1 * x, 0.5, 1.5)
+        elif path == "llama/head/kernel":
+            x[:, config.token_ids.eos] = 0
         flat |= {p: jnp.asarray(y, dtype) for p, y in unstack({path: x}, config.llama.num_layers).items()}
     return flat
