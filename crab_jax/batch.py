@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     position: Any  # int32 [B L]          restarts in each segment
     frames: Any  # uint8 [B T S S 3]      normalised on the device: a quarter of the transfer
     frame_segment: Any  # int32 [B T]
-    fbank: Any  # float32 [B A 16R 128]   normalised log-mel, whole patch rows
+    fbank: Any  # float32 [B A R·p 128]   normalised log-mel, whole patch rows of p frames (16 as published)
     patch_rows: Any  # int32 [B A]        how many of the R rows are real
     window_segment: Any  # int32 [B A]
     masks: Any  # uint8 [B M S S]         0/1, or class ids where `mask_semantic`
@@ -110,11 +110,21 @@ def lay_out(
     image_size: int,
     frame_tokens: int,
     window_tokens: int,
+    patch: int,
 ) -> Batch:
     """One example per row, left-padded: prompts end together, so that generation can continue in one column.
 
     Labels are shifted: `labels[p]` is the token that the state at `p` has to predict; the first target token is
     predicted from the last prompt token.
+
+    Args:
+        examples: one per row.
+        layout: the static shape; every example must fit.
+        ids: of the added tokens.
+        image_size: pixels per side.
+        frame_tokens: placeholders per picture.
+        window_tokens: placeholders per audio window.
+        patch: log-mel frames per patch row, BEATs' `input_patch_size`.
 
     Raises:
         BatchError: an example does not fit, or its tokens and media do not agree.
@@ -131,7 +141,7 @@ def lay_out(
         position=np.zeros((rows, layout.tokens), np.int32),
         frames=np.zeros((rows, layout.frames, image_size, image_size, 3), pixels),
         frame_segment=np.zeros((rows, layout.frames), np.int32),
-        fbank=np.zeros((rows, layout.windows, 16 * layout.patch_rows, 128), np.float32),
+        fbank=np.zeros((rows, layout.windows, patch * layout.patch_rows, 128), np.float32),
         patch_rows=np.zeros((rows, layout.windows), np.int32),
         window_segment=np.zeros((rows, layout.windows), np.int32),
         masks=np.zeros((rows, layout.masks, image_size, image_size), np.uint8),
@@ -157,10 +167,10 @@ def lay_out(
             batch.frame_segment[b, :t] = 1
         if example.fbank is not None:
             a, length = example.fbank.shape[:2]
-            height = length // 16
+            height = length // patch
             _fits(example, "audio windows", a, layout.windows)
             _fits(example, "patch rows", height, layout.patch_rows)
-            batch.fbank[b, :a, : 16 * height] = example.fbank[:, : 16 * height]
+            batch.fbank[b, :a, : patch * height] = example.fbank[:, : patch * height]
             batch.patch_rows[b, :a] = height
             batch.window_segment[b, :a] = 1
         if example.mask is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -65,6 +66,45 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r} ({type(value).__name__})")
+
+
+LARGEST = 1 << 24  # no axis of any network is longer, but a broken file may claim anything
+
+
+def int_fields(config: Any) -> list[str]:
+    """Names of the fields of a dataclass that are whole numbers."""
+    hints = typing.get_type_hints(type(config))
+    return [f.name for f in dataclasses.fields(config) if hints[f.name] is int]
+
+
+def check_sizes(where: str, config: Any, names: Iterable[str] | None = None, *, least: int = 1) -> None:
+    """For `__post_init__`: every named field is a whole number that some network could have.
+
+    Args:
+        where: for the message.
+        config: a dataclass.
+        names: of fields; None: all whole numbers.
+        least: the smallest that is allowed.
+
+    Raises:
+        ConfigError: a field that is no int, below `least`, or beyond `LARGEST`.
+    """
+    for name in int_fields(config) if names is None else names:
+        value = getattr(config, name)
+        if type(value) is not int or not least <= value <= LARGEST:
+            raise ConfigError(f"{where}: {name} is {value!r}, expected a whole number from {least} to {LARGEST}")
+
+
+def check_positive(where: str, config: Any, *names: str) -> None:
+    """For `__post_init__`: every named field is a finite number above zero.
+
+    Raises:
+        ConfigError: a field that is not.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if type(value) not in (int, float) or not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{where}: {name} is {value!r}, expected a finite number above 0")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

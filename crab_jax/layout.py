@@ -17,7 +17,7 @@ class Layout:
         tokens: L, text and media placeholders.
         frames: T, pictures of `image_size` squared, each worth the projector's number of queries in tokens.
         windows: A, audio windows, likewise.
-        patch_rows: capacity of a window in rows of 16 log-mel frames (6 hold one second, 12 hold two).
+        patch_rows: capacity of a window in patch rows (of 16 log-mel frames as published: 6 hold one second, 12 two).
         masks: M, segmentation targets.
     """
 

@@ -23,6 +23,7 @@ from crab_jax.backbones.llama import Llama, LlamaConfig, causal
 from crab_jax.backbones.mask_decoder import MaskDecoder, MaskDecoderConfig
 from crab_jax.backbones.qformer import QFormer, QFormerConfig
 from crab_jax.batch import Batch, TokenIds
+from crab_jax.config import ConfigError
 from crab_jax.losses import mask_loss, token_nll
 from crab_jax.nn.shapes import expect
 from crab_jax.params import Flat, flatten
@@ -40,6 +41,14 @@ class CrabConfig:
     vl_projector: QFormerConfig | None = None
     al_projector: QFormerConfig | None = None
     mask_decoder: MaskDecoderConfig | None = None
+
+    def __post_init__(self):
+        emitted = len(TokenIds.after(0).masks)
+        if self.mask_decoder is not None and self.mask_decoder.mask_tokens != emitted:
+            raise ConfigError(
+                f"mask_decoder: levels times tokens_per_level are {self.mask_decoder.mask_tokens} mask tokens, "
+                f"the vocabulary has {emitted}"
+            )
 
     @property
     def token_ids(self) -> TokenIds:
@@ -116,7 +125,7 @@ class Crab(nn.Module):
 
         Args:
             fbank: float32 [n F 128], normalised log-mel; F is a capacity.
-            rows: int32 [n], how many rows of 16 frames are real.
+            rows: int32 [n], how many patch rows are real (rows of 16 frames as published).
         """
         features = jax.lax.stop_gradient(self.beats(fbank, rows))
         mask = token_mask(self.config.beats, rows, fbank.shape[1])
@@ -249,12 +258,12 @@ def empty_batch(config: CrabConfig, *, tokens: int = 8) -> Batch:
     s = config.clip.image_size if config.clip else 1
     t = 1 if config.clip else 0
     a = 1 if config.beats else 0
-    rows = 1
+    patch = config.beats.input_patch_size if config.beats else 1
     zeros = lambda shape, dtype=jnp.int32: jnp.zeros(shape, dtype)  # noqa: E731
     return Batch(
         tokens=zeros((1, tokens)), labels=zeros((1, tokens)), segment=zeros((1, tokens)), position=zeros((1, tokens)),
         frames=zeros((1, t, s, s, 3), jnp.uint8), frame_segment=zeros((1, t)),
-        fbank=zeros((1, a, 16 * rows, 128), jnp.float32), patch_rows=zeros((1, a)) + rows, window_segment=zeros((1, a)),
+        fbank=zeros((1, a, patch, 128), jnp.float32), patch_rows=zeros((1, a)) + 1, window_segment=zeros((1, a)),
         masks=zeros((1, 1, s, s), jnp.uint8), mask_segment=zeros((1, 1)), mask_frame=zeros((1, 1)),
         mask_semantic=zeros((1, 1), bool),
     )  # fmt: skip

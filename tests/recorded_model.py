@@ -183,13 +183,13 @@ def example(
     )
 
 
-def layout_of(examples, *, tokens: int | None = None) -> Layout:
+def layout_of(examples, *, patch: int, tokens: int | None = None) -> Layout:
     """The smallest layout that holds the examples."""
     return Layout(
         tokens=tokens or max(len(e.prompt) + len(e.target) for e in examples),
         frames=max(0 if e.frames is None else len(e.frames) for e in examples),
         windows=max(0 if e.fbank is None else len(e.fbank) for e in examples),
-        patch_rows=max(0 if e.fbank is None else e.fbank.shape[1] // 16 for e in examples),
+        patch_rows=max(0 if e.fbank is None else e.fbank.shape[1] // patch for e in examples),
         masks=1 if any(e.mask is not None for e in examples) else 0,
     )
 

@@ -21,7 +21,7 @@ import published_files as files  # noqa: E402
 from configs import published  # noqa: E402
 from crab_jax import checkpoint, groups  # noqa: E402
 from crab_jax.checkpoint import CheckpointError  # noqa: E402
-from crab_jax.config import ConfigError, build, to_dict  # noqa: E402
+from crab_jax.config import LARGEST, ConfigError, build, to_dict  # noqa: E402
 from crab_jax.convert import command, infer, model_config, unsaved  # noqa: E402
 from crab_jax.convert.crab import CRAB_FILES, PUBLIC, Inputs, locate, table  # noqa: E402
 from crab_jax.convert.engine import common_dtype, export_rule  # noqa: E402
@@ -575,7 +575,19 @@ def test_an_overlay_with_another_vocabulary(broken):
     [
         ("llama", "num_hidden_layers", 10**9, "claims 1000000000 layers"),
         ("llama", "hidden_size", "wide", "llama: "),
-        ("llama", "num_attention_heads", 0, "llama: "),
+        ("llama", "num_attention_heads", 0, "num_heads is 0"),
+        ("llama", "num_attention_heads", 64, "64 heads of 1"),
+        ("llama", "num_key_value_heads", 3, "num_heads 4 does not divide by num_kv_heads 3"),
+        ("llama", "rms_norm_eps", float("nan"), "rms_norm_eps is nan"),
+        ("llama", "rope_theta", -1, "rope_theta is -1.0"),
+        ("llama", "hidden_size", 10**12, "hidden_size is 1000000000000"),
+        ("clip", "vision_config", {"image_size": 10**9, "patch_size": 1}, "image_size is 1000000000"),
+        (
+            "clip",
+            "vision_config",
+            {"image_size": 2**24, "patch_size": 1, "hidden_size": 2**24},
+            "does not divide|wrong",
+        ),
         ("llama", "rope_scaling", {"type": "linear"}, "rope_scaling"),
         ("llama", "hidden_size", 128, "wrong shape|do not belong"),
         ("clip", "model_type", "bert", "model_type is 'bert'"),
@@ -593,6 +605,26 @@ def test_bad_original_config(broken, role, field, value, message):
 def test_malformed_original_config(broken, text, message):
     (broken.path("clip") / "config.json").write_text(text)
     with pytest.raises(ConversionError, match=message):
+        plan_of(broken, "clip")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("input_patch_size", 0), ("conv_pos", -1), ("encoder_layers", 0), ("num_buckets", 3)]
+)
+def test_bad_beats_config(broken, field, value):
+    cfg = files.beats_cfg(broken.config.beats) | {field: value}
+    model = {k: files.to_torch(x) for k, x in broken.tensors["beats"].items()}
+    torch.save({"cfg": cfg, "model": model}, broken.path("beats"))
+    with pytest.raises(ConversionError, match=f"beats: {field} is {value}"):
+        plan_of(broken, "beats")
+
+
+def test_a_claim_beyond_any_shape(broken):
+    """Sizes whose product no array can have are an error in words, too."""
+    path = broken.path("clip") / "config.json"
+    most = {"image_size": LARGEST, "patch_size": 1, "hidden_size": LARGEST, "num_attention_heads": LARGEST}
+    path.write_text(json.dumps({"model_type": "clip", "vision_config": most | {"num_hidden_layers": 4}}))
+    with pytest.raises(ConversionError, match=r"position_embedding.weight: .*expected one for a parameter"):
         plan_of(broken, "clip")
 
 

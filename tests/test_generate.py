@@ -35,7 +35,7 @@ def engine():
     return Engine({"text": (CONFIG, talkative())}, dtype=jnp.float32)
 
 
-def request(seed, *, frames=1, windows=1, text=9, limit=12, head=None):
+def request(seed, *, frames=1, windows=1, text=9, limit=12, head=None, mel=98, mask_frame=0):
     """A prompt like a task's: some text, pictures, sound, some text."""
     rng = np.random.default_rng(seed)
     words = lambda n: rng.integers(3, CONFIG.llama.vocab_size - 17, n).tolist()  # noqa: E731
@@ -46,7 +46,8 @@ def request(seed, *, frames=1, windows=1, text=9, limit=12, head=None):
             name=f"request {seed}",
             prompt=prompt,
             frames=rng.integers(0, 256, (frames, size, size, 3), np.uint8),
-            fbank=rng.normal(size=(windows, 98, 128)).astype(np.float32),
+            fbank=rng.normal(size=(windows, mel, 128)).astype(np.float32),
+            mask_frame=mask_frame,
         ),
         max_new_tokens=limit,
         head=head,
@@ -55,10 +56,14 @@ def request(seed, *, frames=1, windows=1, text=9, limit=12, head=None):
 
 
 def test_greedy_follows_the_full_pass(engine):
-    """Every chosen token is the best one of a teacher-forced pass, and the mask states are that pass's states."""
+    """Every chosen token is the best one of a teacher-forced pass, and the mask states are that pass's states.
+
+    That pass has the exact shapes; the engine's are larger: three pictures in five places, two windows in five, five
+    rows of patches in six. Some answers begin with a mask token, some hold more than six.
+    """
     found_masks = 0
     for seed in range(4):
-        asked = request(seed, limit=16, head="binary")
+        asked = request(seed, limit=16, head="binary", frames=3, windows=2, mel=90, mask_frame=seed % 3)
         (reply,) = engine.run([asked])
         with jax.default_matmul_precision("highest"):
             logits, states = teacher_forced(asked.example, reply.ids)
@@ -80,8 +85,11 @@ def teacher_forced(example, answer):
 
     model = Crab(CONFIG, jnp.float32)
     full = dataclasses.replace(example, target=answer)
-    layout = Layout(tokens=len(example.prompt) + len(answer), frames=1, windows=1, patch_rows=6, masks=0)
-    batch = lay_out([full], layout=layout, ids=IDS, image_size=112, frame_tokens=Q, window_tokens=Q)
+    (frames, _, _, _), (windows, mel, _) = example.frames.shape, example.fbank.shape
+    layout = Layout(
+        tokens=len(example.prompt) + len(answer), frames=frames, windows=windows, patch_rows=mel // 16, masks=0
+    )
+    batch = lay_out([full], layout=layout, ids=IDS, image_size=112, frame_tokens=Q, window_tokens=Q, patch=16)
     forward = jax.jit(model.apply)({"params": nest(talkative())}, batch)
     return np.asarray(forward.logits[0]), np.asarray(forward.states[0])
 
@@ -90,7 +98,8 @@ def masks_from(example, states):
     model = Crab(CONFIG, jnp.float32)
     variables = {"params": nest(talkative())}
     with jax.default_matmul_precision("highest"):
-        scales = model.apply(variables, example.frames, method="encode_frames").scales
+        picture = example.frames[example.mask_frame][None]
+        scales = model.apply(variables, picture, method="encode_frames").scales
         return model.apply(variables, states[None], scales, heads=("binary",), method="decode_masks")["binary"][0]
 
 

@@ -16,7 +16,7 @@ LIGHT = [
 ]  # fmt: skip
 # Package or module → prefixes of our own modules that it may import (itself always).
 MAY_IMPORT = {
-    "crab_jax/nn": ["crab_jax.nn"],
+    "crab_jax/nn": ["crab_jax.nn", "crab_jax.config"],
     "crab_jax/backbones": ["crab_jax.nn", "crab_jax.weights", "crab_jax.params", "crab_jax.config"],
     "crab_jax/tasks": ["crab_jax.tokens"],
     "crab_jax/draw": ["data_pipelines.image"],
@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "crab_jax/weights.py": [],
     "crab_jax/layout.py": [],
     "crab_jax/model.py": [
-        "crab_jax.backbones", "crab_jax.nn", "crab_jax.batch", "crab_jax.losses", "crab_jax.params",
+        "crab_jax.backbones", "crab_jax.nn", "crab_jax.batch", "crab_jax.config", "crab_jax.losses", "crab_jax.params",
     ],
     "data_pipelines": ["crab_jax.tasks", "crab_jax.tokens", "crab_jax.config", "crab_jax.layout", "crab_jax.batch"],
 }  # fmt: skip

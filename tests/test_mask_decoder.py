@@ -432,7 +432,7 @@ def test_messages(decode, params):
         dataclasses.replace(CONFIG, levels=3)
     with pytest.raises(ValueError, match=r"num_heads \* downsample = 6, found 16"):
         dataclasses.replace(CONFIG, num_heads=3)
-    with pytest.raises(ValueError, match="depth: expected at least 1"):
+    with pytest.raises(ValueError, match="depth is 0"):
         dataclasses.replace(CONFIG, depth=0)
     states, features = inputs(CONFIG, len(KINDS))
     with pytest.raises(ValueError, match="is_semantic is needed"):

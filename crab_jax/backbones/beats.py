@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crab_jax.config import ConfigError, build
+from crab_jax.config import ConfigError, build, check_sizes, int_fields
 from crab_jax.nn.attention import attention
 from crab_jax.nn.linear import Linear, torch_uniform
 from crab_jax.nn.norms import LayerNorm
@@ -48,6 +48,14 @@ class BeatsConfig:
     gru_rel_pos: bool
 
     def __post_init__(self):
+        biased = {"num_buckets", "max_distance"}
+        check_sizes(
+            "beats", self, sorted({*int_fields(self)} - (set() if self.relative_position_embedding else biased))
+        )
+        if self.input_patch_size > MELS:
+            raise ConfigError(f"beats: input_patch_size {self.input_patch_size} is larger than the {MELS} mel bands")
+        if self.relative_position_embedding and self.num_buckets < 4:
+            raise ConfigError(f"beats: num_buckets is {self.num_buckets}, expected at least 4: near and far, both ways")
         for name in ("encoder_attention_heads", "conv_pos_groups"):
             if self.encoder_embed_dim % getattr(self, name):
                 raise ConfigError(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crab_jax.config import ConfigError, build
+from crab_jax.config import ConfigError, build, check_positive, check_sizes
 from crab_jax.nn.attention import attention
 from crab_jax.nn.linear import Linear
 from crab_jax.nn.norms import LayerNorm
@@ -61,6 +61,10 @@ class ClipConfig:
     taps: tuple[int, ...]
 
     def __post_init__(self):
+        check_sizes("clip", self)
+        check_positive("clip", self, "layer_norm_eps")
+        if self.patch_size > self.image_size:
+            raise ConfigError(f"clip: patch_size {self.patch_size} is larger than image_size {self.image_size}")
         if self.hidden_size % self.num_heads:
             raise ConfigError(f"clip: hidden_size {self.hidden_size} does not divide by num_heads {self.num_heads}")
         if not self.taps or min(self.taps) < 0 or not 1 <= max(self.taps) <= self.num_layers:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crab_jax.config import ConfigError, check_positive, check_sizes
 from crab_jax.nn.attention import attention
 from crab_jax.nn.lora import LoraConfig, LoraLinear
 from crab_jax.nn.norms import RMSNorm
@@ -39,6 +40,15 @@ class LlamaConfig:
     rms_norm_eps: float
     rope_theta: float
     lora: LoraConfig | None = None
+
+    def __post_init__(self):
+        check_sizes("llama", self)
+        check_positive("llama", self, "rms_norm_eps", "rope_theta")
+        for name, parts in (("hidden_size", "num_heads"), ("num_heads", "num_kv_heads")):
+            if getattr(self, name) % getattr(self, parts):
+                raise ConfigError(
+                    f"llama: {name} {getattr(self, name)} does not divide by {parts} {getattr(self, parts)}"
+                )
 
     @property
     def head_size(self) -> int:
@@ -290,7 +300,8 @@ def config_from_original(original: Mapping[str, Any], *, vocab_size: int, lora: 
         lora: the adapter's sizes.
 
     Raises:
-        ValueError: the file describes something this network does not do (RoPE scaling, biases, tied embeddings …).
+        ValueError: the file describes something this network does not do (RoPE scaling, biases, tied embeddings …), or
+            sizes that no network has.
     """
     fixed = {
         "hidden_act": ("silu",),
@@ -310,15 +321,10 @@ def config_from_original(original: Mapping[str, Any], *, vocab_size: int, lora: 
     missing = [name for name in needed if name not in original]
     if missing:
         raise ValueError(f"LLaMA config.json: {', '.join(missing)} missing")
-    heads = original["num_attention_heads"]
-    head_dim = original.get("head_dim") or original["hidden_size"] // heads
-    if head_dim * heads != original["hidden_size"]:
-        raise ValueError(
-            f"LLaMA config.json: {heads} heads of {head_dim} do not make up hidden_size {original['hidden_size']}"
-        )
-    return LlamaConfig(
+    heads, width = original["num_attention_heads"], original["hidden_size"]
+    config = LlamaConfig(
         vocab_size=vocab_size,
-        hidden_size=original["hidden_size"],
+        hidden_size=width,
         intermediate_size=original["intermediate_size"],
         num_layers=original["num_hidden_layers"],
         num_heads=heads,
@@ -328,6 +334,13 @@ def config_from_original(original: Mapping[str, Any], *, vocab_size: int, lora: 
         rope_theta=float(original.get("rope_theta", 10000.0)),  # absent from LLaMA-2's own file, which means 10 000
         lora=lora,
     )
+    if original.get("head_dim") not in (None, config.head_size) or config.head_size % 2:
+        head_dim = original.get("head_dim") or config.head_size
+        raise ConfigError(
+            f"LLaMA config.json: {heads} heads of {head_dim} in a hidden_size of {width}; this network has heads of an "
+            "even size that make up the whole width"
+        )
+    return config
 
 
 def weight_table(config: LlamaConfig) -> WeightTable:

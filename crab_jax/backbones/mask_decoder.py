@@ -9,7 +9,6 @@ Source: specification 8, A.3, A.5.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -19,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import initializers
 
-from crab_jax.config import ConfigError
+from crab_jax.config import ConfigError, check_positive, check_sizes
 from crab_jax.nn.attention import attention
-from crab_jax.nn.linear import Linear, torch_uniform
+from crab_jax.nn.linear import Linear, torch_bias, torch_uniform
 from crab_jax.nn.norms import LayerNorm
 from crab_jax.nn.shapes import expect
 from crab_jax.weights import CONV_2D, CONV_UP, KEEP, TRANSPOSE, Op, Rule, WeightTable, drop_axes, linear, norm
@@ -97,9 +96,8 @@ class MaskDecoderConfig:
     def __post_init__(self):
         if self.levels != 2:
             raise ConfigError(f"levels: the mask decoder has two levels (level 1 refines level 0), found {self.levels}")
-        for name in ("depth", "query_layers", "tokens_per_level", "num_queries", "downsample"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        check_sizes("mask decoder", self)
+        check_positive("mask decoder", self, "norm_eps", "norm2d_eps")
         for width, name in (
             (_UPSCALED, "8, the factor of the last upscaling"),
             (self.num_heads * self.downsample, "num_heads * downsample"),
@@ -119,16 +117,6 @@ class MaskDecoderConfig:
         return self.prompt_dim // _UPSCALED
 
 
-def _bias_init(fan_in: int) -> initializers.Initializer:
-    """PyTorch's default for the bias of a Linear or Conv: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-    bound = 1 / math.sqrt(fan_in)
-
-    def init(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
-
-
 class Mlp(nn.Module):
     """Linears `lin1`, `lin2`, … with an activation between them."""
 
@@ -146,7 +134,7 @@ class Mlp(nn.Module):
                 features,
                 dtype=self.dtype,
                 kernel_init=self.kernel_init,
-                bias_init=_bias_init(x.shape[-1]),
+                bias_init=torch_bias(x.shape[-1]),
                 name=f"lin{i + 1}",
             )(x)
         return x
@@ -168,7 +156,7 @@ class Attention(nn.Module):
         """q [B L D], k and v [B S D] → [B L D]."""
 
         def project(name, x, features):
-            return Linear(features, dtype=self.dtype, bias_init=_bias_init(x.shape[-1]), name=name)(x)
+            return Linear(features, dtype=self.dtype, bias_init=torch_bias(x.shape[-1]), name=name)(x)
 
         width = q.shape[-1]
         q, k, v = (_split_heads(project(n, x, self.inner), self.heads) for n, x in zip("qkv", (q, k, v), strict=True))
@@ -316,7 +304,7 @@ class Upscale(nn.Module):
         # PyTorch computes the fan-in of a transposed convolution from its outputs.
         init = initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=0)
         kernel = self.param("kernel", init, (d, 2, 2, self.features))
-        bias = self.param("bias", _bias_init(4 * self.features), (self.features,))
+        bias = self.param("bias", torch_bias(4 * self.features), (self.features,))
         # kernel = stride: the outputs of different inputs do not overlap, so it is one matrix product and a reshape.
         y = x.astype(self.dtype) @ kernel.astype(self.dtype).reshape(d, 4 * self.features)
         y = y.reshape(b, h, w, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -12,9 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from crab_jax.config import ConfigError
+from crab_jax.config import ConfigError, check_positive, check_sizes, int_fields
 from crab_jax.nn.attention import attention
-from crab_jax.nn.linear import Linear
+from crab_jax.nn.linear import Linear, torch_bias
 from crab_jax.nn.norms import LayerNorm
 from crab_jax.nn.shapes import expect
 from crab_jax.weights import Rule, WeightTable, drop_axes, linear, norm
@@ -56,13 +55,14 @@ class QFormerConfig:
     max_positions: int
 
     def __post_init__(self):
+        unread = ("vocab_size", "max_positions")  # the files may do without what nothing reads
+        check_sizes("qformer", self, sorted({*int_fields(self)} - {*unread}))
+        check_sizes("qformer", self, unread, least=0)
+        check_positive("qformer", self, "layer_norm_eps", "input_norm_eps")
         if self.hidden_size % self.num_heads:
             raise ConfigError(
                 f"qformer: hidden_size {self.hidden_size} does not divide into num_heads {self.num_heads}"
             )
-        for name in ("num_queries", "num_layers", "cross_attention_freq", "proj_depth"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"qformer: {name} is {getattr(self, name)}, expected at least 1")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"qformer: dropout is {self.dropout}, expected 0 <= dropout < 1")
 
@@ -196,7 +196,7 @@ class QFormer(nn.Module):
 
         for i in range(c.proj_depth):
             x = jax.nn.gelu(x, approximate=False) if i else x
-            x = Linear(c.out_features, dtype=self.dtype, bias_init=_torch_bias(x.shape[-1]), name=f"proj_{i}")(x)
+            x = Linear(c.out_features, dtype=self.dtype, bias_init=torch_bias(x.shape[-1]), name=f"proj_{i}")(x)
         if not capture:
             return x
         for g, states in enumerate(captured):
@@ -206,12 +206,6 @@ class QFormer(nn.Module):
             for i in range(len(rest["out"])):
                 seen |= {f"layer{first + 1 + i}.{name}": y[i] for name, y in rest.items()}
         return x, seen
-
-
-def _torch_bias(fan_in: int):
-    """PyTorch's default for the bias of a Linear: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-    bound = 1 / math.sqrt(fan_in)
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 @dataclasses.dataclass(frozen=True)

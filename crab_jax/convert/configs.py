@@ -77,7 +77,8 @@ class _Finder:
             return build(type(config), to_dict(config))  # also checks the types of what came from a file
         except (ConfigError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            self.report.problems.append(f"{label}: {kind}{error}")
+            told = str(error).startswith(f"{label}: ")
+            self.report.problems.append(f"{'' if told else f'{label}: '}{kind}{error}")
             return None
 
     def original(self, role: str) -> dict[str, Any]:
@@ -252,6 +253,8 @@ class _Finder:
     def from_clip(self, name: Literal["grid", "image_size"]) -> int:
         given, tower = getattr(self.numbers.mask_decoder, name), self.found.parts.get("clip")
         if tower is None:
+            if given is None and "clip" in self.files.sources:
+                raise ConfigError(f"{name} is unknown, because the CLIP folder has no usable config")
             if given is None:
                 raise ConfigError(
                     f"{name} is unknown: give the CLIP folder, or mask_decoder.{name} in the model config"

@@ -30,7 +30,7 @@ def _size(tensors: Mapping[str, Tensor], key: str, axis: int, *, rank: int) -> i
     tensor = tensors.get(key)
     if tensor is None:
         raise Unknown(f"{key} is missing, which carries a size of the network")
-    if len(tensor.shape) != rank or tensor.shape[axis] == 0:
+    if len(tensor.shape) != rank or 0 in tensor.shape:
         raise Unknown(f"{key} has the shape {tensor.shape}, expected {rank} axes, none empty")
     return tensor.shape[axis]
 

@@ -233,12 +233,12 @@ class Engine:
         frames = 0 if example.frames is None else len(example.frames)
         if request.head is not None and not frames:
             raise BatchError(f"{example.name}: a mask is wanted, but there is no picture to segment")
-        windows, height = (0, 0) if example.fbank is None else (len(example.fbank), example.fbank.shape[1] // 16)
+        windows, height = (0, 0) if example.fbank is None else example.fbank.shape[:2]
         layout = Layout(
             tokens=fit("tokens", len(example.prompt)),
             frames=fit("frames", frames),
             windows=fit("windows", windows),
-            patch_rows=fit("patch_rows", height),
+            patch_rows=fit("patch_rows", height // config.beats.input_patch_size),
             masks=0,
         )
         limit = min(request.max_new_tokens, room)
@@ -258,6 +258,7 @@ class Engine:
             image_size=config.clip.image_size,
             frame_tokens=config.vl_projector.num_queries,
             window_tokens=config.al_projector.num_queries,
+            patch=config.beats.input_patch_size,
         )
         room = config.llama.max_positions
         limits = [min(r.max_new_tokens, room - len(r.example.prompt)) for r in requests]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from crab_jax.config import ConfigError, check_positive, check_sizes
 from crab_jax.nn.linear import torch_uniform
 from crab_jax.nn.shapes import expect
 
@@ -32,6 +33,12 @@ class LoraConfig:
     alpha: float
     dropout: float
     dropout_masks: Literal["shared", "per_head"] = "shared"
+
+    def __post_init__(self):
+        check_sizes("lora", self)
+        check_positive("lora", self, "alpha")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"lora: dropout is {self.dropout}, expected 0 <= dropout < 1")
 
     @property
     def scale(self) -> float:

@@ -78,13 +78,14 @@ def prompts(config: CrabConfig, clip: Clip, batch: int) -> Batch:
             tokens=fit("tokens", len(examples[0].prompt)),
             frames=fit("frames", clip.frames),
             windows=fit("windows", clip.windows),
-            patch_rows=fit("patch_rows", clip.window_frames // 16),
+            patch_rows=fit("patch_rows", clip.window_frames // config.beats.input_patch_size),
             masks=0,
         ),
         ids=ids,
         image_size=size,
         frame_tokens=config.vl_projector.num_queries,
         window_tokens=config.al_projector.num_queries,
+        patch=config.beats.input_patch_size,
     )
 
 
@@ -99,6 +100,7 @@ def text_prompts(config: LlamaConfig, batch: int, tokens: int) -> Batch:
         image_size=1,
         frame_tokens=1,
         window_tokens=1,
+        patch=1,
     )
 
 

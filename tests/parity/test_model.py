@@ -42,11 +42,12 @@ def batch_of(case, config):
 def stack(config, examples, **kwargs):
     return lay_out(
         examples,
-        layout=recorded.layout_of(examples, **kwargs),
+        layout=recorded.layout_of(examples, patch=config.beats.input_patch_size, **kwargs),
         ids=config.token_ids,
         image_size=config.clip.image_size,
         frame_tokens=config.vl_projector.num_queries,
         window_tokens=config.al_projector.num_queries,
+        patch=config.beats.input_patch_size,
     )
 
 
