@@ -232,7 +232,7 @@ def test_media_are_those_of_specification_9_3():
         for wording, want in zip(Wording, rows):
             m = TASKS[name].media[wording]
             assert (m.frames, m.image, m.seconds, m.windows, m.window_seconds) == want, (name, wording)
-    assert [r.value for r in AudioRule] == ["each_second", "six_second_grid", "one_second_of_image"]
+    assert [r.value for r in AudioRule] == ["each_second", "six_second_grid", "one_second_of_image", "whole_seconds"]
 
 
 # --------------------------------------------------------------------------------------------------- vocabularies

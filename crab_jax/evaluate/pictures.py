@@ -8,7 +8,7 @@ from PIL import Image
 
 from crab_jax import draw
 from crab_jax.tasks import TASKS, AudioVisualEvents, Box, Caption, Choice, Events, MaskTokens
-from crab_jax.tasks.base import BOX_GRID
+from crab_jax.tasks.answers import BOX_GRID
 from crab_jax.tasks.vocabulary import AVSS_CLASSES
 from data_pipelines.decode import RATE, probe, read_mask, read_semantic_mask
 from data_pipelines.image import read_picture

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import pathlib
+from collections.abc import Iterator, Sequence
+
 from crab_jax.tasks import parsing
-from crab_jax.tasks.base import (
-    AUDIO,
-    VIDEO,
-    AudioRule,
-    Event,
-    Events,
-    Media,
-    Row,
-    RowError,
-    TaskSpec,
-    Unparsed,
-    Wording,
-    words,
-)
+from crab_jax.tasks.annotations import Source
+from crab_jax.tasks.answers import Event, Events, Unparsed
+from crab_jax.tasks.base import AUDIO, VIDEO, AudioRule, Media, Row, RowError, TaskSpec, Wording, words
+from crab_jax.tasks.clips import Ask, Clip, Reject
+from crab_jax.tasks.entries import Entry
 from crab_jax.tasks.vocabulary import AVE_EVENTS
+
+LAYOUT = """
+data/ave_data/valid_train_samples.json   train: [{vid, event, start_time, end_time}, …], whole seconds
+data/ave_data/test_samples.json          test
+AVE_Dataset/AVE/<vid>.mp4
+AVE_Dataset/audio_data/<vid>.mp3
+AVE_Dataset/converted_label/<vid>.txt    reasoning and tagged answer, for train
+"""
+ANNOTATIONS = {"train": "data/ave_data/valid_train_samples.json", "test": "data/ave_data/test_samples.json"}
 
 INSTRUCTION = VIDEO + AUDIO + "Please describe the events and time range that occurred in the video."
 CLAUSE = "So the audible and visible event in the video is <event> {event} </event>, and the time range is {ranges}."
@@ -80,6 +83,44 @@ def parse(text: str) -> Events | Unparsed:
     return Events(tuple(events), tuple(ignored)) if events else Unparsed(text, "; ".join(ignored))
 
 
+def clips(root: pathlib.Path, split: str) -> Iterator[Clip | Reject]:
+    """One clip and one ask per video; several annotations of one video are several events in its answer.
+
+    The question is the same for all of them, so asked separately they would contradict each other. An annotation that
+    cannot be used costs its video, whose answer would be incomplete.
+
+    Source: specification 9.2.
+    """
+    source = Source(SPEC, root, split)
+    texts = source.find("AVE_Dataset/converted_label") if split == "train" else None
+
+    def asks(vid: str, entries: Sequence[Entry]) -> Iterator[Ask | Reject]:
+        events: list[Event] = []
+        for entry in entries:
+            times = entry.seconds("start_time", "end_time", length=_MEDIA.seconds)
+            event = Event(entry.one_of("event", AVE_EVENTS), *times)
+            if event in events:
+                yield source.reject(vid, entry.source, f"{event.name}, {times[0]} to {times[1]} s, stands here twice")
+            else:
+                events.append(event)
+        text = source.read_text(entries[0], texts / f"{vid}.txt") if texts else ""
+        raw = [dict(e.fields) for e in entries]
+        row = Row(events=tuple(sorted(events, key=lambda e: e.start_s)), label_text=text)
+        yield Ask(id=vid, row=row, raw={"annotations": raw} if len(raw) > 1 else raw[0])
+
+    yield from source.clips(
+        source.json_entries(ANNOTATIONS[split]),
+        key=lambda entry: entry.name("vid"),
+        media=lambda vid, entry: {
+            "video": source.file("AVE_Dataset/AVE", vid, ".mp4"),
+            "frames": _MEDIA.frames,
+            "audio": source.sound("AVE_Dataset/audio_data", vid),
+        },
+        asks=asks,
+        same="merge",
+    )
+
+
 _MEDIA = Media(frames=10, audio=AudioRule.EACH_SECOND, seconds=10)
 
 SPEC = TaskSpec(
@@ -91,4 +132,7 @@ SPEC = TaskSpec(
     answer=answer,
     parse=parse,
     max_new_tokens=500,
+    clips=clips,
+    splits=tuple(ANNOTATIONS),
+    layout=LAYOUT,
 )

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import pathlib
+from collections.abc import Iterator
+
 from crab_jax import tokens
-from crab_jax.tasks import segmentation
+from crab_jax.tasks import avsbench, segmentation
 from crab_jax.tasks.base import AUDIO, IMAGE, Row, TaskSpec, Wording, fill
+from crab_jax.tasks.clips import Clip, Reject
+
+LAYOUT = """
+AVS/avss_samples.json                     [{uid, a_obj, split}, …]; split is train, val or test
+AVS/v2/<uid>/frames/{0..9}.jpg
+AVS/v2/<uid>/audio.wav
+AVS/v2/<uid>/labels_rgb/{0..9}.png   the 71 colours
+"""
+SECONDS = 10
 
 INSTRUCTION = {
     Wording.QUICK_START: segmentation.SOUNDING_IMAGE,
@@ -24,19 +36,41 @@ def compose(row: Row, wording: Wording) -> str:
     return fill(TARGET[wording], row)
 
 
+def clips(root: pathlib.Path, split: str) -> Iterator[Clip | Reject]:
+    """One clip per video, asked about each of its frames, which are alternatives (Q-24).
+
+    Source: specification 9.2.
+    """
+    asked = range(SECONDS)
+    yield from avsbench.clips(
+        SPEC,
+        root,
+        split,
+        file="AVS/avss_samples.json",
+        folder="AVS/v2",
+        seconds=SECONDS,
+        asked=asked,
+        masks="labels_rgb",
+        alternatives=True,
+    )
+
+
 SPEC = TaskSpec(
     name="avss",
     about="segments what makes the sound and gives each pixel one of 71 classes",
     instruction=INSTRUCTION,
     media={
-        Wording.QUICK_START: segmentation.one_image(10),
-        Wording.RELEASE_TRAIN: segmentation.all_frames(10, image=False),
-        Wording.RELEASE_TEST: segmentation.one_image(10),
+        Wording.QUICK_START: segmentation.one_image(SECONDS),
+        Wording.RELEASE_TRAIN: segmentation.all_frames(SECONDS, image=False),
+        Wording.RELEASE_TEST: segmentation.one_image(SECONDS),
     },
     compose=compose,
     answer=segmentation.answer,
     parse=segmentation.parse,
     max_new_tokens=segmentation.MAX_NEW_TOKENS,
+    clips=clips,
+    splits=avsbench.SPLITS,
+    layout=LAYOUT,
     needs_masks=True,
     semantic=True,
 )

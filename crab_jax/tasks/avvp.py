@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from crab_jax import tokens
-from crab_jax.tasks import parsing
-from crab_jax.tasks.base import (
-    AUDIO,
-    VIDEO,
-    AudioRule,
-    AudioVisualEvents,
-    Event,
-    Media,
-    Row,
-    TaskSpec,
-    Unparsed,
-    Wording,
-)
+from crab_jax.tasks import llp, parsing
+from crab_jax.tasks.annotations import Source
+from crab_jax.tasks.answers import AudioVisualEvents, Event, Unparsed
+from crab_jax.tasks.base import AUDIO, VIDEO, AudioRule, Media, Row, TaskSpec, Wording
+from crab_jax.tasks.clips import Ask, Clip, Reject
+from crab_jax.tasks.entries import Entry
 from crab_jax.tasks.vocabulary import AVVP_EVENTS
+
+LAYOUT = """
+data/avvp_data/train_samples.json      train: [{filename, vid, event, label}, …]; without label: left out
+data/avvp_data/test_samples.json       test
+data/avvp_data/AVVP_eval_audio.csv     what is heard in the test videos, one event per line: filename, onset, offset,
+                                       event_labels, separated by tabs; filename is vid
+data/avvp_data/AVVP_eval_visual.csv    what is seen; without the two, the field event, written as label is, counts
+avvp/llp_videos/<vid>.mp4
+avvp/audio_data/<vid>.mp3
+"""
+ANNOTATIONS = {"train": "data/avvp_data/train_samples.json", "test": "data/avvp_data/test_samples.json"}
 
 QUICK_START = (
     VIDEO + AUDIO + "Please determine the events that occur based on the visual and audio information, as well as the "
@@ -106,6 +111,74 @@ def parse(text: str) -> AudioVisualEvents | Unparsed:
     return AudioVisualEvents(tuple(events["audio"]), tuple(events["visual"]), tuple(ignored))
 
 
+def clips(root: pathlib.Path, split: str) -> Iterator[Clip | Reject]:
+    """One clip and one ask per video.
+
+    Source: specification 9.2, 10.4.
+    """
+    source = Source(SPEC, root, split)
+    truth = llp.read_truth(source, folder="data/avvp_data", seconds=_MEDIA.seconds) if split == "test" else None
+    if truth:
+        yield from truth.rejects
+
+    def key(entry: Entry) -> str | None:
+        video = entry.name("vid")
+        if split == "train" and not entry.has("label"):
+            return None
+        return None if truth and truth.broken & llp.names(entry) else video
+
+    def asks(video: str, entries: Sequence[Entry]) -> Iterator[Ask]:
+        (entry,) = entries
+        label, events = "", truth.of(entry) if truth else None
+        if split == "train":
+            label = entry.text("label")
+        if events is None:
+            events = stored_events(entry, "label" if split == "train" else "event")
+        row = Row(audio_events=events.audio, visual_events=events.visual, label_text=label)
+        yield Ask(id=video, row=row, raw=entry.fields)
+
+    yield from source.clips(
+        source.json_entries(ANNOTATIONS[split]),
+        key=key,
+        media=lambda video, entry: {
+            "video": source.file("avvp/llp_videos", video, ".mp4"),
+            "frames": _MEDIA.frames,
+            "audio": source.sound("avvp/audio_data", video),
+        },
+        asks=asks,
+    )
+
+
+def stored_events(entry: Entry, field: str) -> AudioVisualEvents:
+    """The events in a stored text. Stricter than `parse`, because here nothing may be overlooked.
+
+    Raises:
+        BadEntry: a tag holds anything but names of the vocabulary, each with ranges of whole seconds inside the clip
+            and in order.
+    """
+    text = entry.text(field)
+    for tag in parsing.tags(parsing.one_line(text), "(?:audio|visual)(?:_event)?"):
+        for inside in re.findall(r"\(([^()]*[0-9][^()]*)\)", tag[2]):
+            if parsing.read_pair(inside) is None:
+                raise entry.bad(f"field {field!r}: ({inside}) is not two whole seconds")
+    events = parse(text)
+    if isinstance(events, Unparsed):
+        raise entry.bad(f"field {field!r}: {events.reason}")
+    if events.ignored:
+        raise entry.bad(f"field {field!r}: {'; '.join(events.ignored)}")
+    for kind in (events.audio, events.visual):
+        last: dict[str, Event] = {}
+        for event in kind:
+            what = f"field {field!r}, {event.name}"
+            entry.check_seconds(event.start_s, event.end_s, length=_MEDIA.seconds, what=what)
+            before = last.setdefault(event.name, event)
+            if event.start_s < before.start_s:
+                pairs = f"({event.start_s} {event.end_s}) stands behind ({before.start_s} {before.end_s})"
+                raise entry.bad(f"{what}: {pairs}; expected ranges in order of time")
+            last[event.name] = event
+    return events
+
+
 _MEDIA = Media(frames=10, audio=AudioRule.EACH_SECOND, seconds=10)
 
 SPEC = TaskSpec(
@@ -117,4 +190,7 @@ SPEC = TaskSpec(
     answer=answer,
     parse=parse,
     max_new_tokens=500,
+    clips=clips,
+    splits=tuple(ANNOTATIONS),
+    layout=LAYOUT,
 )

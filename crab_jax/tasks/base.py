@@ -1,4 +1,4 @@
-"""What every task consists of: rows, media, answers, and the table entry that ties them together. No jax here.
+"""What every task consists of: rows, media, and the table entry that ties them together. No jax here.
 
 A task is one file with one `TaskSpec`. Its parts obey one law: `parse(target(row, wording)) == answer(row)`.
 """
@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import pathlib
 import string
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from crab_jax import tokens
+from crab_jax.tasks.answers import Answer, Event, Unparsed
+
+if TYPE_CHECKING:
+    from crab_jax.tasks.clips import Clip, Reject
 
 
 class Wording(enum.Enum):
@@ -30,11 +35,12 @@ class RowError(ValueError):
 
 
 class AudioRule(enum.StrEnum):
-    """Which windows of the sound are heard, in nominal seconds: a second is 1/`seconds` of the file (4.2)."""
+    """Which windows of the sound are heard. A nominal second is 1/`seconds` of the file (4.2)."""
 
     EACH_SECOND = "each_second"  # [j, j + 1) for every second j
     SIX_SECOND_GRID = "six_second_grid"  # [t - 0.5, t + 1.5) for t = 0, 6, 12, …
     ONE_SECOND_OF_IMAGE = "one_second_of_image"  # [j, j + 1), j the number that names the image file
+    WHOLE_SECONDS = "whole_seconds"  # [j, j + 1) in real seconds, as many as there are; a begun one is filled up
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,8 +48,8 @@ class Media:
     """What a sample shows and plays.
 
     Attributes:
-        audio: which windows of the sound are heard.
-        seconds: nominal length of the sound.
+        audio: which windows of the sound are heard; None where there is no sound.
+        seconds: nominal length of the sound; None without sound, and where seconds are real ones (`WHOLE_SECONDS`).
         frames: pictures of the video, spread over a video file, or all pictures of a folder; 0 if there is no video.
             A video shorter than this gives what it has.
         image: whether a single image is looked at. The mask decoder always works on it, even where no `<image>` stands
@@ -52,15 +58,23 @@ class Media:
     Source: specification 4.2 and 9.3.
     """
 
-    audio: AudioRule
-    seconds: int
+    audio: AudioRule | None = None
+    seconds: int | None = None
     frames: int = 0
     image: bool = False
 
+    def __post_init__(self):
+        counted = self.audio not in (None, AudioRule.WHOLE_SECONDS)
+        assert counted == (self.seconds is not None), f"{self.audio}: {self.seconds} nominal seconds"
+
     @property
-    def windows(self) -> int:
-        """Audio windows of a sample."""
+    def windows(self) -> int | None:
+        """Audio windows of a sample; None where their number depends on how long the sound is."""
         match self.audio:
+            case None:
+                return 0
+            case AudioRule.WHOLE_SECONDS:
+                return None
             case AudioRule.EACH_SECOND:
                 return self.seconds
             case AudioRule.SIX_SECOND_GRID:
@@ -70,153 +84,13 @@ class Media:
 
     @property
     def window_seconds(self) -> int:
-        """Nominal length of one window."""
+        """Length of one window, in nominal seconds (real ones for `WHOLE_SECONDS`)."""
         return 2 if self.audio is AudioRule.SIX_SECOND_GRID else 1
 
     @property
     def needs_second(self) -> bool:
         """Whether the sample has to say which second it is about."""
         return self.audio is AudioRule.ONE_SECOND_OF_IMAGE
-
-
-# --------------------------------------------------------------------------------------------------------- answers
-
-
-@dataclasses.dataclass(frozen=True)
-class Event:
-    """Something that happens in `[start_s, end_s)`, in seconds from the beginning."""
-
-    name: str
-    start_s: int
-    end_s: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return dataclasses.asdict(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """The answer to a question, in lower case."""
-
-    answer: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {"kind": "choice", "answer": self.answer}
-
-
-@dataclasses.dataclass(frozen=True)
-class Events:
-    """What is heard and seen, and when. `ignored` says what else stood in the text and why it does not count."""
-
-    events: tuple[Event, ...]
-    ignored: tuple[str, ...] = dataclasses.field(default=(), compare=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {"kind": "events", "events": [e.to_json() for e in self.events], "ignored": list(self.ignored)}
-
-
-@dataclasses.dataclass(frozen=True)
-class AudioVisualEvents:
-    """What is heard and what is seen, each with its own times. `ignored` as in `Events`."""
-
-    audio: tuple[Event, ...]
-    visual: tuple[Event, ...]
-    ignored: tuple[str, ...] = dataclasses.field(default=(), compare=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            "kind": "audio_visual_events",
-            "audio": [e.to_json() for e in self.audio],
-            "visual": [e.to_json() for e in self.visual],
-            "ignored": list(self.ignored),
-        }
-
-
-BOX_GRID = 224  # boxes are in pixels of the image squashed to this size
-
-
-@dataclasses.dataclass(frozen=True)
-class Box:
-    """Where something is, in pixels 0 … 223 of the squashed image; `(x1, y1)` is the upper left corner."""
-
-    x1: int
-    y1: int
-    x2: int
-    y2: int
-    label: str | None = None
-
-    @classmethod
-    def spanned(cls, x1: int, y1: int, x2: int, y2: int, *, label: str | None = None) -> Box:
-        """The box between two opposite corners, clipped to the grid.
-
-        Corners given in another order than upper left, lower right are sorted: two opposite corners name the same
-        rectangle in any order, and without sorting its area would be negative.
-
-        Source: specification 10.5; the order of corners is silent there.
-        """
-        x1, y1, x2, y2 = (min(max(v, 0), BOX_GRID - 1) for v in (x1, y1, x2, y2))
-        return cls(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2), label)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {"kind": "box", **dataclasses.asdict(self)}
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskTokens:
-    """Six mask tokens were emitted, so there is a mask.
-
-    Attributes:
-        order: numbers of the last six mask tokens as they came; the mask decoder uses the last six.
-        emitted: how many mask tokens came in all.
-        text: what was said before them. It depends on the wording and is not part of what counts as right.
-
-    Source: specification 7.7, Q-12.
-    """
-
-    order: tuple[int, ...]
-    emitted: int
-    text: str = dataclasses.field(default="", compare=False)
-
-    @property
-    def in_order(self) -> bool:
-        """Whether they came as `<mask_0>` … `<mask_5>`; the reference does not look."""
-        return self.order == tuple(range(len(tokens.MASK_TAGS)))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        order = list(self.order)
-        return {"kind": "mask", "order": order, "emitted": self.emitted, "in_order": self.in_order, "text": self.text}
-
-
-@dataclasses.dataclass(frozen=True)
-class Caption:
-    """A description."""
-
-    text: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {"kind": "caption", "text": self.text}
-
-
-@dataclasses.dataclass(frozen=True)
-class Unparsed:
-    """A prediction that the parser could not read. It is data, not an error: it scores zero and is counted."""
-
-    text: str
-    reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {"kind": "unparsed", "text": self.text, "reason": self.reason}
-
-
-Answer = Choice | Events | AudioVisualEvents | Box | MaskTokens | Caption
 
 
 # ------------------------------------------------------------------------------------------------------------ rows
@@ -227,15 +101,16 @@ class Row:
     """One question with what is known about its answer. A task reads the fields it needs; prompts need few of them.
 
     Attributes:
-        question: avqa.
+        question: avqa, pretrain-image, pretrain-video.
         answer: avqa, as in its vocabulary.
         exp: ref-avs, the expression that refers to an object.
         events: ave.
         audio_events, visual_events: avvp.
         box: arig, `(x1, y1, x2, y2)` in the 224 grid.
-        label: arig, s4, ms3, avss, ref-avs: name of the object.
-        second: s4, ms3, avss, ref-avs: the second that is asked about, counted from 0.
-        caption: avcap.
+        label: arig, s4, ms3, avss, ref-avs, pretrain-seg: name of the object.
+        definition: pretrain-seg, what this name means.
+        second: arig, s4, ms3, avss, ref-avs: the second that is asked about, counted from 0.
+        caption: avcap and the captions of pretraining.
         reasoning: avqa, ave, avvp: what is said before the clause with the answer.
         label_text: avqa, ave, avvp: the whole target as a data set stores it, instead of `reasoning` and our clause.
     """
@@ -248,6 +123,7 @@ class Row:
     visual_events: tuple[Event, ...] = ()
     box: tuple[int, int, int, int] | None = None
     label: str = ""
+    definition: str = ""
     second: int | None = None
     caption: str = ""
     reasoning: str = ""
@@ -296,6 +172,8 @@ SLOTS: Mapping[str, tuple[str, Callable[[Row], str]]] = {
     "exp_lowercase": ("exp", lambda row: words(row, "exp").lower()),
     "a_obj": ("label", lambda row: words(row, "label")),
     "obj": ("label", lambda row: words(row, "label")),
+    "name": ("label", lambda row: words(row, "label")),
+    "def": ("definition", lambda row: words(row, "definition")),
     "desc": ("caption", lambda row: words(row, "caption")),
     "ordinal": ("second", _ordinal),
     **{name: ("box", _corner(i)) for i, name in enumerate(("x1", "y1", "x2", "y2"))},
@@ -340,6 +218,11 @@ class TaskSpec:
         max_new_tokens: limit of an answer; the reference sets none for avss (Q-5).
         needs_masks: whether the answer is a mask, made from the states of the six mask tokens.
         semantic: whether this mask holds class ids instead of foreground.
+        target_end: what ends a training target; the pretraining stages put a blank before `</s>` (7.3).
+        clips: root of the data set, split → what its annotation files hold, in a fixed order. Whatever cannot be used
+            comes as a `Reject`; `AnnotationError` for a file that is missing or cannot be read at all.
+        splits: the splits that `clips` knows.
+        layout: the files below the root, one per line, for messages and docs/data.md.
     """
 
     name: str
@@ -350,8 +233,12 @@ class TaskSpec:
     answer: Callable[[Row], Answer]
     parse: Callable[[str], Answer | Unparsed]
     max_new_tokens: int
+    clips: Callable[[pathlib.Path, str], Iterator[Clip | Reject]]
+    splits: tuple[str, ...]
+    layout: str
     needs_masks: bool = False
     semantic: bool = False
+    target_end: tokens.TargetSuffix = tokens.TargetSuffix.FINETUNE
 
     def __post_init__(self):
         for table in (self.instruction, self.media):

@@ -11,7 +11,8 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 
-from crab_jax.tasks.base import Event, Row, RowError, words
+from crab_jax.tasks.answers import Event
+from crab_jax.tasks.base import Row, RowError, words
 
 # Numbers of more digits are no seconds or pixels; without the limit, int() refuses some strings that a model can write.
 NUMBER = "[0-9]{1,6}"

@@ -28,21 +28,18 @@ Source: specification 9.5. `second` and `id` are additions; so is that `audio_pa
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from crab_jax.tasks import TASKS, Row, RowError, Wording
+from crab_jax.tasks.json_file import is_name, kind, read_list
 from crab_jax.tokens import UserTextError
 
 PATHS = ("audio_path", "video_path", "image_path", "mask_path")
 FIELDS = ("task", *PATHS, "question", "exp", "second", "id")
 
-# Results are written to files that carry the id.
-_ID = re.compile("[^/\\\\\x00-\x1f\x7f\ud800-\udfff]+")
-_LONGEST_ID = 200  # bytes; a file name holds 255
 _LARGEST_FILE = 256 * 2**20  # bytes
 
 
@@ -117,7 +114,7 @@ def read_samples(path: str | pathlib.Path, *, wording: Wording = Wording.QUICK_S
         SamplesError: no such file, no valid JSON (with line, column and the line itself), no list, or an empty one.
     """
     path = pathlib.Path(path)
-    entries = _read_list(path)
+    entries = read_list(path, of="samples", error=SamplesError, largest=_LARGEST_FILE, pairs=_object)
     samples: list[Sample | BrokenSample] = []
     taken: dict[str, int] = {}
     for index, entry in enumerate(entries):
@@ -161,35 +158,6 @@ class _Repeated(dict):
     field = ""
 
 
-def _read_list(path: pathlib.Path) -> list[Any]:
-    try:
-        if path.is_dir():
-            raise SamplesError(f"{path}: is a folder; expected a JSON file with a list of samples")
-        if path.stat().st_size > _LARGEST_FILE:
-            raise SamplesError(f"{path}: more than {_LARGEST_FILE >> 20} MiB, so no list of samples")
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise SamplesError(f"{path}: no such file; expected a JSON list of samples") from None
-    except OSError as error:
-        raise SamplesError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SamplesError(f"{path}: not UTF-8 at byte {error.start}; expected a JSON list of samples") from error
-    try:
-        entries = json.loads(text, object_pairs_hook=_object)
-    except json.JSONDecodeError as error:
-        raise SamplesError(_syntax(path, text, error)) from error
-    except RecursionError as error:
-        raise SamplesError(f"{path}: brackets nested too deeply for a list of samples") from error
-    except ValueError as error:  # a whole number of thousands of digits
-        raise SamplesError(f"{path}: {error}") from error
-    if not isinstance(entries, list):
-        hint = "; put the sample into [ ]" if isinstance(entries, dict) and "task" in entries else ""
-        raise SamplesError(f"{path}: expected a list of samples, found {_kind(entries)}{hint}")
-    if not entries:
-        raise SamplesError(f"{path}: the list of samples is empty")
-    return entries
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) == len(pairs):
@@ -200,20 +168,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return repeated
 
 
-def _syntax(path: pathlib.Path, text: str, error: json.JSONDecodeError) -> str:
-    """The message of an error in the JSON, with the line (or what fits of it) and a mark under the column."""
-    lines = text.split("\n")
-    line = lines[error.lineno - 1].rstrip("\r") if error.lineno <= len(lines) else ""
-    start = max(0, error.colno - 1 - 60)
-    shown = line[start : start + 120]
-    mark = " " * (error.colno - 1 - start) + "^"
-    where = f"{path}: line {error.lineno}, column {error.colno}"
-    return f"{where}: {error.msg}\n  {shown}\n  {mark}"
-
-
 def _sample(entry: Any, *, index: int, folder: pathlib.Path, wording: Wording) -> Sample:
     if not isinstance(entry, Mapping):
-        raise _Broken(f"expected an object such as {{'task': 'avqa', …}}, found {_kind(entry)}")
+        raise _Broken(f"expected an object such as {{'task': 'avqa', …}}, found {kind(entry)}")
     if isinstance(entry, _Repeated):
         raise _Broken(f"field {entry.field!r} stands twice")
     if unknown := [name for name in entry if name not in FIELDS]:
@@ -268,7 +225,7 @@ def _string(fields: Mapping[str, Any], name: str) -> str | None:
         return None
     value = fields[name]
     if not isinstance(value, str):
-        raise _Broken(f"field {name!r}: expected a string, found {_kind(value)}")
+        raise _Broken(f"field {name!r}: expected a string, found {kind(value)}")
     if not value.strip():
         raise _Broken(f"field {name!r} is blank")
     return value
@@ -287,7 +244,7 @@ def _second(fields: Mapping[str, Any], image: pathlib.Path | None, seconds: int)
     if "second" in fields:
         second, origin = fields["second"], "field 'second'"
         if not isinstance(second, int) or isinstance(second, bool):
-            raise _Broken(f"field 'second': expected a whole number, found {_kind(second)}")
+            raise _Broken(f"field 'second': expected a whole number, found {kind(second)}")
     elif image is None:
         raise _Broken("field 'second' is missing, and there is no image whose name could tell it")
     elif re.fullmatch("[0-9]{1,9}", image.stem):
@@ -304,20 +261,8 @@ def _second(fields: Mapping[str, Any], image: pathlib.Path | None, seconds: int)
 def _id(fields: Mapping[str, Any], index: int) -> str:
     value = fields.get("id", index)
     if not isinstance(value, (str, int)) or isinstance(value, bool):
-        raise _Broken(f"field 'id': expected a string or a whole number, found {_kind(value)}")
+        raise _Broken(f"field 'id': expected a string or a whole number, found {kind(value)}")
     name = str(value)
-    if not _ID.fullmatch(name) or name.strip(" .") == "" or len(name.encode()) > _LONGEST_ID:
+    if not is_name(name):  # results are written to files that carry it
         raise _Broken(f"field 'id': {name[:60]!r} cannot be part of a file name")
     return name
-
-
-def _kind(value: Any) -> str:
-    """What a JSON value is, with as much of it as fits a message."""
-    if value is None:
-        return "null"
-    names = {dict: "an object", list: "a list", str: "the string", bool: "", int: "the number", float: "the number"}
-    for kind, name in names.items():
-        if type(value) is kind or (kind is dict and isinstance(value, Mapping)):
-            shown = "" if kind in (dict, list) else json.dumps(value)
-            return f"{name} {shown if len(shown) <= 60 else shown[:60] + '…'}".strip()
-    return f"{value!r}"[:60]

@@ -6,7 +6,8 @@ import re
 
 from crab_jax import tokens
 from crab_jax.tasks import parsing
-from crab_jax.tasks.base import AUDIO, IMAGE, VIDEO, AudioRule, MaskTokens, Media, Row, Unparsed
+from crab_jax.tasks.answers import MaskTokens, Unparsed
+from crab_jax.tasks.base import AUDIO, IMAGE, VIDEO, AudioRule, Media, Row
 
 MAX_NEW_TOKENS = 100
 

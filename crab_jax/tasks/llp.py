@@ -1,0 +1,91 @@
+"""The evaluation tables of LLP: what is heard and what is seen in its test videos, event by event."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from crab_jax.tasks.annotations import Source
+from crab_jax.tasks.answers import AudioVisualEvents, Event
+from crab_jax.tasks.clips import AnnotationError, Reject
+from crab_jax.tasks.entries import BadEntry, Entry
+from crab_jax.tasks.vocabulary import AVVP_EVENTS
+
+COLUMNS = ("filename", "onset", "offset", "event_labels")
+
+
+@dataclasses.dataclass
+class Truth:
+    """Events of the test videos.
+
+    Attributes:
+        audio, visual: name of a video → its events.
+        broken: videos with a line that cannot be used; what is left of their events would be incomplete.
+        rejects: those lines.
+    """
+
+    audio: dict[str, list[Event]] = dataclasses.field(default_factory=dict)
+    visual: dict[str, list[Event]] = dataclasses.field(default_factory=dict)
+    broken: set[str] = dataclasses.field(default_factory=set)
+    rejects: list[Reject] = dataclasses.field(default_factory=list)
+
+    def of(self, entry: Entry) -> AudioVisualEvents | None:
+        """The events of a video in order of time; None if no table mentions it."""
+        found = names(entry)
+        audio, visual = ([e for n in sorted(found) for e in t.get(n, [])] for t in (self.audio, self.visual))
+        if not audio and not visual:
+            return None
+        return AudioVisualEvents(*(tuple(sorted(e, key=lambda e: (e.start_s, e.name))) for e in (audio, visual)))
+
+
+def names(entry: Entry) -> set[str]:
+    """What the tables may call the video of an annotation."""
+    return {_stem(entry.name(field)) for field in ("vid", "filename") if entry.has(field)}
+
+
+def read_truth(source: Source, *, folder: str, seconds: int) -> Truth | None:
+    """Reads both tables; None if there are none.
+
+    Args:
+        source: of the test split.
+        folder: where they are, below the root.
+        seconds: length of the videos.
+
+    Raises:
+        AnnotationError: only one of the two is there, or one cannot be read.
+    """
+    paths = {kind: source.find_any(f"{folder}/AVVP_eval_{kind}.csv") for kind in ("audio", "visual")}
+    if not any(paths.values()):
+        return None
+    if absent := [kind for kind, path in paths.items() if path is None]:
+        (there,) = (path for path in paths.values() if path)
+        missing = there.with_name(f"AVVP_eval_{absent[0]}.csv")
+        raise AnnotationError(f"{missing}: no such file, but {there.name} is there; both are needed")
+    truth = Truth()
+    for kind, path in paths.items():
+        table = getattr(truth, kind)
+        for entry in source.csv_entries(path, COLUMNS, delimiter=_delimiter(path)):
+            if isinstance(entry, Reject):
+                truth.rejects.append(entry)
+                continue
+            video = _stem(str(entry.fields["filename"]).strip())
+            try:
+                name = entry.one_of("event_labels", AVVP_EVENTS)
+                table.setdefault(video, []).append(Event(name, *entry.seconds("onset", "offset", length=seconds)))
+            except BadEntry as error:
+                truth.broken.add(video)
+                reason = f"{error}; the video is left out, because what is known about it is incomplete"
+                truth.rejects.append(source.reject(video, entry.source, reason))
+    return truth
+
+
+def _delimiter(path: pathlib.Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return "\t" if b"\t" in file.readline() else ","
+    except OSError as error:
+        raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".mp4")
