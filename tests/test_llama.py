@@ -143,15 +143,19 @@ def test_unrolled_is_scanned(small):
     np.testing.assert_allclose(stacked, unrolled, atol=1e-6)
 
 
-def test_cache_equals_full_pass(small):
+@pytest.mark.parametrize("separate", [False, True], ids=["stacked", "separate layers"])
+def test_cache_equals_full_pass(small, separate):
     """Prefill of five tokens and three steps, in a cache with free slots, behind different amounts of padding."""
     config, params, x = small
     segment = np.ones((2, 8), np.int32)
     segment[1, :3] = 0
     position = np.maximum(np.cumsum(segment, axis=1) - 1, 0)
-    model = Llama(config, jnp.float32)
-    full, _, _ = model.apply(params, x, position, causal(segment))
-    cache = Cache.zeros(config, batch=2, slots=11, dtype=jnp.float32)
+    full, _, _ = Llama(config, jnp.float32).apply(params, x, position, causal(segment))
+    if separate:
+        flat = {f"llama/{p}": v for p, v in flatten(params["params"]).items()}
+        params = {"params": nest(unstack(flat, config.num_layers))["llama"]}
+    model = Llama(config, jnp.float32, unrolled=separate)
+    cache = Cache.zeros(config, batch=2, slots=11, dtype=jnp.float32, separate=separate)
     states, cache, _ = model.apply(params, x[:, :5], position[:, :5], causal(segment[:, :5]), cache, 0)
     got = [states]
     first = np.argmax(segment, axis=1)[:, None]

@@ -21,6 +21,7 @@ from crab_jax.nn.lora import LoraConfig, LoraLinear
 from crab_jax.nn.norms import RMSNorm
 from crab_jax.nn.shapes import expect
 from crab_jax.params import Flat
+from crab_jax.sharding import constrain
 from crab_jax.weights import KEEP, TRANSPOSE, Rule, WeightTable
 
 __all__ = ["Cache", "Llama", "LlamaConfig", "LoraConfig", "config_from_original", "unstack", "weight_table"]
@@ -56,15 +57,73 @@ class LlamaConfig:
 
 
 class Cache(NamedTuple):
-    """Keys and values of all layers; slot s of row b holds one token."""
+    """Keys and values of all layers; slot s of row b holds one token. G = B · K joins rows and key heads.
 
-    k: Any  # [Lyr B S K E]
-    v: Any  # [Lyr B S K E]
+    Keys are stored with their slots last, and G is one axis, because a decode step then reads the cache where it lies:
+    any other order made XLA copy it several times per token on CPU (measured: attention of one step 15 times slower).
+
+    Attributes:
+        k: [Lyr G E S]; or a tuple of Lyr arrays [G E S], for layers with separate parameters.
+        v: [Lyr G S E]; likewise.
+    """
+
+    k: Any
+    v: Any
 
     @classmethod
-    def zeros(cls, config: LlamaConfig, *, batch: int, slots: int, dtype: jnp.dtype) -> Cache:
-        shape = (config.num_layers, batch, slots, config.num_kv_heads, config.head_size)
-        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    def zeros(cls, config: LlamaConfig, *, batch: int, slots: int, dtype: jnp.dtype, separate: bool = False) -> Cache:
+        """An empty cache; `separate` for `Llama(unrolled=True)`."""
+        layers, groups, size = config.num_layers, batch * config.num_kv_heads, config.head_size
+        k, v = (groups, size, slots), (groups, slots, size)
+        if separate:
+            return cls(*(tuple(jnp.zeros(shape, dtype) for _ in range(layers)) for shape in (k, v)))
+        return cls(jnp.zeros((layers, *k), dtype), jnp.zeros((layers, *v), dtype))
+
+    def write(self, layer, k, v, at) -> Cache:
+        """Puts keys and values [B L K E] of one layer into the slots from `at` on.
+
+        Args:
+            layer: int32 scalar; an int for a cache of separate layers.
+            k, v: of L tokens.
+            at: int32 scalar.
+        """
+        b, l, heads, e = k.shape
+        k = k.transpose(0, 2, 3, 1).reshape(b * heads, e, l)
+        v = v.transpose(0, 2, 1, 3).reshape(b * heads, l, e)
+        put = jax.lax.dynamic_update_slice
+        if isinstance(self.k, tuple):
+            k = put(self.k[layer], k.astype(self.k[layer].dtype), (0, 0, at))
+            v = put(self.v[layer], v.astype(self.v[layer].dtype), (0, at, 0))
+            return Cache(*(old[:layer] + (new,) + old[layer + 1 :] for old, new in ((self.k, k), (self.v, v))))
+        return Cache(
+            put(self.k, k[None].astype(self.k.dtype), (layer, 0, 0, at)),
+            put(self.v, v[None].astype(self.v.dtype), (layer, 0, at, 0)),
+        )
+
+    def attend(self, layer, q, *, scale, mask):
+        """softmax(scale · q kᵀ) v over all slots of one layer; softmax in float32.
+
+        Args:
+            layer: as in `write`.
+            q: [B L N E], N a multiple of K.
+            scale: multiplies the scores.
+            mask: bool, broadcastable to [B N L S].
+
+        Returns:
+            [B L N E] in the dtype of q.
+        """
+        b, l, n, e = q.shape
+        if isinstance(self.k, tuple):
+            k, v = self.k[layer], self.v[layer]
+        else:
+            k, v = (jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in self)
+        groups = k.shape[0]
+        joined = q.transpose(0, 2, 1, 3).reshape(groups, -1, e)  # [G N/K·L E]
+        scores = jnp.einsum("gle,ges->gls", joined, k.astype(q.dtype), preferred_element_type=jnp.float32) * scale
+        scores = jnp.where(mask, scores.reshape(b, n, l, -1), jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype).reshape(groups, -1, k.shape[-1])
+        y = jnp.einsum("gls,gse->gle", weights, v.astype(q.dtype))
+        return y.reshape(b, n, l, e).transpose(0, 2, 1, 3)
 
 
 def rotary(position, *, theta: float, size: int):
@@ -105,15 +164,13 @@ class Attention(nn.Module):
         k = rotate(heads(linear("k", x, c.num_kv_heads * c.head_size), c.num_kv_heads), rope)
         v = heads(linear("v", x, c.num_kv_heads * c.head_size), c.num_kv_heads)
         if cache is not None:
-            at = (layer, 0, write_at, 0, 0)
-            cache = Cache(
-                jax.lax.dynamic_update_slice(cache.k, k[None].astype(cache.k.dtype), at),
-                jax.lax.dynamic_update_slice(cache.v, v[None].astype(cache.v.dtype), at),
-            )
-            if mask.shape[-1] != k.shape[1]:  # the mask says what to look at: the whole cache, or these tokens alone
-                k = jax.lax.dynamic_index_in_dim(cache.k, layer, keepdims=False).astype(k.dtype)
-                v = jax.lax.dynamic_index_in_dim(cache.v, layer, keepdims=False).astype(v.dtype)
-        y = attention(q, k, v, scale=c.head_size**-0.5, mask=mask)
+            cache = cache.write(layer, k, v, write_at)
+        scale = c.head_size**-0.5
+        # The mask says what to look at: the whole cache, or these tokens alone.
+        if cache is not None and mask.shape[-1] != x.shape[1]:
+            y = cache.attend(layer, q, scale=scale, mask=mask)
+        else:
+            y = attention(q, k, v, scale=scale, mask=mask)
         return linear("o", y.reshape(*y.shape[:2], -1), c.hidden_size), cache, routers
 
 
@@ -151,7 +208,7 @@ class Block(nn.Module):
 
         Args:
             carry: x [B L D] and the Cache or None.
-            layer: int32 scalar, this layer's index in the cache.
+            layer: this layer's index in the cache, int32 scalar or int.
             rope: cosine and sine, float32 [B L E] each.
             mask: bool [B 1 L L] (attend among these tokens) or [B 1 L S] (attend to the whole cache).
             write_at: int32 scalar, the cache slot of the first of the L tokens; None without a cache.
@@ -161,6 +218,7 @@ class Block(nn.Module):
         """
         c = self.config
         x, cache = carry
+        x = constrain(x, "batch", "length", "width")
         y, cache, attn_routers = Attention(c, self.dtype, self.train, name="attn")(
             RMSNorm(c.rms_norm_eps, name="attn_norm")(x), cache, layer, rope, mask, write_at
         )
@@ -239,7 +297,7 @@ class Llama(nn.Module):
         if self.unrolled:
             captured = []
             for i, block in enumerate(self.blocks):
-                carry, out = block(carry, jnp.int32(i), rope, mask, write_at)
+                carry, out = block(carry, i, rope, mask, write_at)
                 captured.append(out)
             captured = jax.tree.map(lambda *xs: jnp.stack(xs), *captured) if self.capture else None
         else:
@@ -342,6 +400,27 @@ def config_from_original(original: Mapping[str, Any], *, vocab_size: int, lora: 
         )
     return config
 
+
+# Path of a parameter inside this part (full match) → logical axes, see crab_jax/sharding.py.
+AXES = {
+    r"embed/embedding": ("vocab", "embed"),
+    r"head/kernel": ("embed", "vocab"),
+    r"layers/attn/[qkv]/kernel": ("layers", "embed", "heads"),
+    r"layers/attn/o/kernel": ("layers", "heads", "embed"),
+    r"layers/mlp/(gate|up)/kernel": ("layers", "embed", "mlp"),
+    r"layers/mlp/down/kernel": ("layers", "mlp", "embed"),
+    r"layers/(attn/[qkv]|mlp/(gate|up))/lora_a": ("layers", "embed", "rank"),
+    r"layers/attn/o/lora_a": ("layers", "heads", "rank"),
+    r"layers/mlp/down/lora_a": ("layers", "mlp", "rank"),
+    r"layers/(attn/[qkv]|mlp/(gate|up))/lora_route": ("layers", "embed", "lora"),
+    r"layers/attn/o/lora_route": ("layers", "heads", "lora"),
+    r"layers/mlp/down/lora_route": ("layers", "mlp", "lora"),
+    r"layers/attn/[qkv]/lora_b": ("layers", "lora", "rank", "heads"),
+    r"layers/mlp/(gate|up)/lora_b": ("layers", "lora", "rank", "mlp"),
+    r"layers/(attn/o|mlp/down)/lora_b": ("layers", "lora", "rank", "embed"),
+    r"layers/(attn|mlp)_norm/scale": ("layers", "whole"),
+    r"norm/scale": ("whole",),
+}
 
 def weight_table(config: LlamaConfig) -> WeightTable:
     """Names relative to the model after the prefixes `module.`, `base_model.model.` and `model.` are gone.

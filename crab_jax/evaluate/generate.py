@@ -148,7 +148,7 @@ def _generate(
         }
 
     x = bound.place(tokens, visual, audio)
-    cache = Cache.zeros(model.config.llama, batch=b, slots=slots, dtype=model.dtype)
+    cache = Cache.zeros(model.config.llama, batch=b, slots=slots, dtype=model.dtype, separate=model.unrolled)
     states, cache, _ = bound.llama(x, position, causal(segment), cache, jnp.int32(0))
     last = states[:, -1]
     logits = bound.llama.logits(last)
