@@ -28,7 +28,6 @@ setup(
         "array_record>=0.8,<0.9",
         "protobuf>=5",
         "tensorflow-datasets>=4.9.10,<4.10",
-        "importlib_resources>=6",  # imported by TFDS, which does not declare it
         "tqdm>=4.66",
     ],
     extras_require={

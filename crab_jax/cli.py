@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("infer", "answer questions about videos, sounds and images", _infer),
         ("convert", "convert the published PyTorch files into a weights folder", _convert),
         ("export", "write a weights folder back under the published PyTorch names", _export),
+        ("data", "build shards from data sets, and look into them", _data),
+        ("world", "render a world of audio-visual clips in the layouts of all data sets", _world),
     ):
         sub = verbs.add_parser(name, help=about, description=about)
         # Only the chosen verb is imported: `crab --help` answers at once.
@@ -59,6 +61,20 @@ def _export(parser: argparse.ArgumentParser):
 
     command.add_export_arguments(parser)
     return command.run_export
+
+
+def _world(parser: argparse.ArgumentParser):
+    from data_pipelines.world import command
+
+    command.add_arguments(parser)
+    return command.run
+
+
+def _data(parser: argparse.ArgumentParser):
+    from data_pipelines import command
+
+    command.add_arguments(parser)
+    return command.run
 
 
 def _cache_compilations() -> None:

@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,13 +98,18 @@ class Record:
         """
         return self._decoded(f"mask {i}", encoding.decode_mask, self.masks[i])
 
-    def wave(self) -> np.ndarray:
+    def wave(self, parts: Callable[[int], np.ndarray] | None = None) -> np.ndarray:
         """The sound, float32 `[n]` at 16 kHz; no samples without sound.
 
+        Args:
+            parts: which of it is needed, as in `encoding.decode_sound_parts`; None: all.
+
         Raises:
-            CorruptRecord: it cannot be decoded.
+            CorruptRecord: it cannot be decoded; also in place of a ValueError of `parts`.
         """
-        return self._decoded("sound", encoding.decode_sound, self.audio, self.audio_exponent)
+        if parts is None:
+            return self._decoded("sound", encoding.decode_sound, self.audio, self.audio_exponent)
+        return self._decoded("sound", encoding.decode_sound_parts, self.audio, self.audio_exponent, parts)
 
     def _decoded(self, what: str, decode, *arguments) -> np.ndarray:
         try:
@@ -209,7 +214,7 @@ def data_folder(folder: str | pathlib.Path, task: str) -> pathlib.Path:
     path = home / SCHEMA
     if (path / MANIFEST).is_file():
         return path
-    there = sorted(p.name for p in home.glob("*") if (p / MANIFEST).is_file())
+    there = sorted(p.parent.name for p in home.glob(f"[0-9]*/{MANIFEST}"))
     if there:
         found = f"schema {', '.join(there)}"
         raise ShardError(f"{home}: expected records of schema {SCHEMA}, found {found}; build it again with `crab data`")
