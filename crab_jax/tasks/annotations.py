@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -118,12 +119,18 @@ class Source:
     def json_entries(self, *places: str) -> Iterator[Entry | Reject]:
         """The objects of a JSON list, the first of `places` that exists. NaN, as pandas writes it, is null."""
         path = self.find(*places)
-        for index, value in enumerate(read_list(path, of="annotations", error=AnnotationError, nan_is_null=True)):
+        values = read_list(path, of="annotations", error=AnnotationError, nan_is_null=True, may_be_empty=True)
+        for index, value in enumerate(values):
             source = f"{self._short(path)}[{index}]"
-            if isinstance(value, dict):
-                yield Entry(value, source)
-            else:
+            if not isinstance(value, dict):
                 yield self.reject("", source, f"expected an object with fields, found {kind(value)}")
+                continue
+            try:  # it will be stored beside the media
+                json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+            except (ValueError, RecursionError) as error:
+                yield self.reject("", source, f"cannot be written as JSON again: {error}")
+                continue
+            yield Entry(value, source)
 
     def csv_entries(
         self, path: pathlib.Path, columns: Sequence[str], *, delimiter: str = ","

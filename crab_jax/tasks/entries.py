@@ -15,6 +15,7 @@ from crab_jax.tasks import parsing
 from crab_jax.tasks.json_file import is_name, kind
 
 _WHOLE = re.compile(r"\s*[+-]?[0-9]{1,18}(?:\.0*)?\s*")
+_LARGEST = 10**15  # no second, pixel or number of a picture is larger
 _NUMBER = re.compile(r"\s*[+-]?[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?\s*")
 
 
@@ -100,12 +101,9 @@ class Entry:
 
     def as_whole(self, value: Any, what: str) -> int:
         """A value of this annotation as a whole number; `what` names it in the message."""
-        if isinstance(value, str) and _WHOLE.fullmatch(value):
-            return int(value.split(".")[0])
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
+        number = float(value) if isinstance(value, str) and _WHOLE.fullmatch(value) else value
+        if type(number) in (int, float) and abs(number) < _LARGEST and number == int(number):
+            return int(number)
         raise self.bad(f"{what}: expected a whole number, found {kind(value)}")
 
     def one_of(self, field: str, names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ def read_list(
     largest: int | None = None,
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
     nan_is_null: bool = False,
+    may_be_empty: bool = False,
 ) -> list[Any]:
     """The list that a JSON file in UTF-8 holds.
 
@@ -31,10 +32,11 @@ def read_list(
         largest: bytes; a larger file is an error. None: any.
         pairs: makes an object from its fields, as `object_pairs_hook` of `json.loads`.
         nan_is_null: read `NaN` and `Infinity`, which are no JSON but what pandas writes for a missing value, as null.
+        may_be_empty: whether a list without elements is fine.
 
     Raises:
         ValueError: of the type `error`: missing, a folder, unreadable, too large, not UTF-8, not JSON (with line and
-            column, and the line itself), no list, or an empty one.
+            column, and the line itself), no list, or an empty one where there should be something.
     """
     expected = f"expected a JSON list of {of}"
     try:
@@ -61,7 +63,7 @@ def read_list(
     if not isinstance(entries, list):
         hint = "; put the sample into [ ]" if isinstance(entries, dict) and "task" in entries else ""
         raise error(f"{path}: expected a list of {of}, found {kind(entries)}{hint}")
-    if not entries:
+    if not entries and not may_be_empty:
         raise error(f"{path}: the list of {of} is empty")
     return entries
 
