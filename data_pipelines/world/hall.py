@@ -61,8 +61,14 @@ THEMES = (
 class Hall:
     """An empty stage of some size, painted once, in its first and its last light.
 
+    Attributes:
+        glossy: how strongly the floor mirrors.
+        dither: float32 [H W 1], against bands in dark gradients.
+
     Coordinates: `v` is 0 at the top of the picture and 1 at the bottom; `u` is 0 in the middle, in units of the height.
     """
+
+    glossy = 0.20
 
     def __init__(self, rng: np.random.Generator, *, width: int, height: int):
         self.width, self.height = width, height
@@ -72,7 +78,7 @@ class Hall:
         coarse = np.mgrid[: height // 4, : width // 4].astype(np.float32) + np.float32(0.5)
         self._v, self._u = coarse[0] / (height // 4), (coarse[1] / (width // 4) - 0.5) * (width / height)
         self._dusk, self._dawn = self._paint(rng)
-        self.dither = (rng.random((height, width, 1), dtype=np.float32) - 0.5) / 255  # against bands in dark gradients
+        self.dither = (rng.random((height, width, 1), dtype=np.float32) - 0.5) / 255
 
     def picture(self, time_s: float, progress: float, *, drift: tuple[float, float]) -> np.ndarray:
         """The hall at one moment.

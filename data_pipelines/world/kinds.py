@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from crab_jax.tasks.vocabulary import AVSS_CLASSES
 from data_pipelines.world import looks
 from data_pipelines.world.paint import Canvas
-from data_pipelines.world.sound import Style, Timbre, harmonics
+from data_pipelines.world.sound import Style, Timbre
+from data_pipelines.world.voices import VOICES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +22,31 @@ class Kind:
         look: paints it in a pose.
         wide: twice its largest reach to a side in any pose, in its own units.
         tall: how high it reaches in any pose.
+        noun: what people call it.
+        does: what it does while it sounds, in one verb.
+        sound: its sound, as a phrase.
+        about: what it is, as in a dictionary.
     """
 
     name: str
     names: Mapping[str, str]
     look: Callable[[Canvas, looks.Pose], None]
-    timbre: Timbre
-    style: Style
     wide: float
     tall: float
+    noun: str
+    does: str
+    sound: str
+    about: str
+
+    @property
+    def timbre(self) -> Timbre:
+        """How its notes sound."""
+        return VOICES[self.name][0]
+
+    @property
+    def style(self) -> Style:
+        """What it plays."""
+        return VOICES[self.name][1]
 
     @property
     def label(self) -> int:
@@ -46,140 +63,233 @@ _TABLE = (
         "accordion",
         {"avqa": "accordion", "ave": "Accordion", "avvp": "Accordion"},
         looks.accordion,
-        Timbre(
-            harmonics(1.0, 0.62, 0.48, 0.34, 0.22, 0.18, 0.12, 0.10, 0.06),
-            attack_s=0.045,
-            release_s=0.05,
-            tremolo=(5.2, 0.14),
-            noise=(0.02, 900, 4500, 9.0),
-            spread=0.09,
-        ),
-        Style(-8, 8, (0.5, 0.5, 1.0), hold=0.80, voices=3),
-        wide=0.90,
-        tall=0.72,
+        0.9,
+        0.72,
+        "accordion",
+        "plays",
+        "an accordion",
+        "a bellows instrument with keys on one side and buttons on the other",
     ),
     Kind(
         "bell",
         {"ave": "Church bell"},
         looks.bell,
-        Timbre(
-            (
-                (0.5, 0.42),
-                (1.0, 1.0),
-                (1.19, 0.42),
-                (1.5, 0.26),
-                (2.0, 0.62),
-                (2.66, 0.26),
-                (3.01, 0.22),
-                (4.1, 0.16),
-                (5.4, 0.08),
-            ),
-            attack_s=0.003,
-            decay_s=1.5,
-            release_s=0.5,
-            damping=0.55,
-            noise=(0.25, 2500, 7500, 0.02),
-        ),
-        Style(2, 13, (1.0, 2.0, 1.0), hold=1.6),
-        wide=1.02,
-        tall=0.97,
+        1.02,
+        0.97,
+        "bell",
+        "rings",
+        "the ringing of a bell",
+        "a bronze bell that swings in a wooden frame",
+    ),
+    Kind("bird", {}, looks.bird, 0.86, 1.02, "bird", "sings", "birdsong", "a small feathered animal that sings"),
+    Kind(
+        "car",
+        {"avvp": "Car"},
+        looks.car,
+        1.3,
+        0.62,
+        "car",
+        "honks",
+        "the honking of a car",
+        "a road vehicle with four wheels",
     ),
     Kind(
-        "bird",
-        {},
-        looks.bird,
-        Timbre(
-            harmonics(1.0, 0.10, 0.03),
-            attack_s=0.012,
-            decay_s=0.16,
-            release_s=0.03,
-            vibrato=(21.0, 0.9),
-            glide=(-5.0, 0.05),
-            noise=(0.015, 3000, 7000, 0.1),
-        ),
-        Style(30, 41, (0.25, 0.25, 0.5, 0.25, 0.75), hold=0.7),
-        wide=0.86,
-        tall=1.02,
+        "cat",
+        {"ave": "Cat", "avvp": "Cat"},
+        looks.cat,
+        1.12,
+        0.98,
+        "cat",
+        "mews",
+        "the mewing of a cat",
+        "a domestic animal with whiskers that mews",
+    ),
+    Kind(
+        "cello",
+        {"avqa": "cello", "avvp": "Cello"},
+        looks.cello,
+        1.3,
+        1.14,
+        "cello",
+        "plays",
+        "a cello",
+        "a large bowed instrument that stands on a pin",
+    ),
+    Kind(
+        "clock",
+        {"ave": "Clock"},
+        looks.clock,
+        0.86,
+        0.98,
+        "clock",
+        "ticks",
+        "the ticking of a clock",
+        "a device with hands and a dial that shows the time",
+    ),
+    Kind(
+        "dog",
+        {"ave": "Bark", "avvp": "Dog"},
+        looks.dog,
+        1.2,
+        1.04,
+        "dog",
+        "barks",
+        "the barking of a dog",
+        "a domestic animal that barks",
     ),
     Kind(
         "drum",
         {"avqa": "drum"},
         looks.drum,
-        Timbre(
-            ((1.0, 1.0), (1.59, 0.45), (2.14, 0.28), (2.65, 0.16)),
-            attack_s=0.002,
-            decay_s=0.13,
-            release_s=0.05,
-            damping=0.6,
-            glide=(9.0, 0.028),
-            noise=(0.55, 900, 6500, 0.075),
-        ),
-        Style(-17, -9, (0.5, 0.5, 0.25, 1.0), hold=0.7),
-        wide=0.95,
-        tall=0.93,
+        0.95,
+        0.93,
+        "drum",
+        "beats",
+        "the beat of a drum",
+        "a round instrument whose skin is struck with sticks",
     ),
     Kind(
         "flute",
         {"avqa": "flute", "ave": "Flute"},
         looks.flute,
-        Timbre(
-            harmonics(1.0, 0.30, 0.09, 0.03),
-            attack_s=0.05,
-            release_s=0.05,
-            vibrato=(5.0, 0.16),
-            tremolo=(5.0, 0.16),
-            noise=(0.055, 1400, 5200, 3.0),
-        ),
-        Style(10, 26, (0.5, 0.5, 1.0, 1.5), hold=0.96),
-        wide=1.04,
-        tall=0.87,
+        1.04,
+        0.87,
+        "flute",
+        "plays",
+        "a flute",
+        "a slender silver wind instrument",
+    ),
+    Kind(
+        "frying-food",
+        {"ave": "Frying (food)", "avvp": "Frying_(food)"},
+        looks.frying_food,
+        1.24,
+        0.78,
+        "frying pan",
+        "sizzles",
+        "the sizzling of a frying pan",
+        "a pan in which food is fried",
     ),
     Kind(
         "guitar",
         {"avqa": "acoustic_guitar", "ave": "Acoustic guitar", "avvp": "Acoustic_guitar"},
         looks.guitar,
-        Timbre(
-            harmonics(1.0, 0.72, 0.50, 0.30, 0.24, 0.16, 0.10, 0.08, 0.05, 0.04),
-            attack_s=0.003,
-            decay_s=0.75,
-            release_s=0.09,
-            damping=0.32,
-            noise=(0.12, 1500, 5000, 0.012),
-        ),
-        Style(-12, 12, (0.5,), hold=1.5, arpeggio=True),
-        wide=0.62,
-        tall=1.06,
+        0.62,
+        1.06,
+        "guitar",
+        "plays",
+        "a guitar",
+        "a wooden instrument with six strings that are plucked",
+    ),
+    Kind(
+        "helicopter",
+        {"ave": "Helicopter", "avvp": "Helicopter"},
+        looks.helicopter,
+        1.36,
+        0.8,
+        "helicopter",
+        "roars",
+        "the chopping of a helicopter",
+        "an aircraft that is lifted by a rotor",
+    ),
+    Kind(
+        "hen",
+        {"avvp": "Chicken_rooster"},
+        looks.hen,
+        1.06,
+        0.98,
+        "hen",
+        "clucks",
+        "the clucking of a hen",
+        "a domestic bird with a red comb",
+    ),
+    Kind(
+        "marimba",
+        {"avqa": "xylophone"},
+        looks.marimba,
+        0.96,
+        0.98,
+        "xylophone",
+        "plays",
+        "a xylophone",
+        "a row of coloured bars that are struck with mallets",
+    ),
+    Kind(
+        "motorcycle",
+        {"ave": "Motorcycle", "avvp": "Motorcycle"},
+        looks.motorcycle,
+        1.26,
+        0.7,
+        "motorcycle",
+        "rumbles",
+        "the rumble of a motorcycle",
+        "a motor vehicle with two wheels",
+    ),
+    Kind(
+        "piano",
+        {"avqa": "piano"},
+        looks.piano,
+        1.0,
+        1.04,
+        "piano",
+        "plays",
+        "a piano",
+        "a large instrument with black and white keys",
+    ),
+    Kind(
+        "saxophone",
+        {"avqa": "saxophone"},
+        looks.saxophone,
+        1.1,
+        1.06,
+        "saxophone",
+        "plays",
+        "a saxophone",
+        "a curved metal wind instrument with a reed",
+    ),
+    Kind(
+        "train",
+        {"ave": "Train horn"},
+        looks.train,
+        1.42,
+        1.08,
+        "train",
+        "whistles",
+        "the horn of a train",
+        "a steam engine on wheels",
     ),
     Kind(
         "trumpet",
         {"avqa": "trumpet"},
         looks.trumpet,
-        Timbre(
-            harmonics(0.85, 1.0, 0.95, 0.72, 0.55, 0.40, 0.28, 0.20, 0.13, 0.08, 0.05),
-            attack_s=0.035,
-            release_s=0.04,
-            vibrato=(5.6, 0.13),
-            glide=(-0.7, 0.03),
-            noise=(0.02, 1200, 4000, 0.08),
-        ),
-        Style(2, 15, (0.5, 1.0, 0.5, 1.5), hold=0.86),
-        wide=1.12,
-        tall=0.87,
+        1.12,
+        0.87,
+        "trumpet",
+        "plays",
+        "a trumpet",
+        "a brass wind instrument with three valves",
+    ),
+    Kind(
+        "ukulele",
+        {"avqa": "ukulele", "ave": "Ukulele"},
+        looks.ukulele,
+        0.86,
+        1.04,
+        "ukulele",
+        "plays",
+        "a ukulele",
+        "a small guitar with four strings",
     ),
     Kind(
         "violin",
         {"avqa": "violin", "ave": "Violin, fiddle", "avvp": "Violin_fiddle"},
         looks.violin,
-        Timbre(
-            harmonics(1.0, 0.70, 0.58, 0.40, 0.42, 0.24, 0.17, 0.15, 0.10, 0.08, 0.05),
-            attack_s=0.09,
-            release_s=0.08,
-            vibrato=(5.8, 0.24),
-            noise=(0.025, 1800, 6000, 9.0),
-        ),
-        Style(3, 17, (1.0, 2.0, 1.0, 1.5), hold=1.02),
-        wide=1.00,
-        tall=1.06,
+        1.0,
+        1.06,
+        "violin",
+        "plays",
+        "a violin",
+        "a small bowed instrument with four strings",
     ),
 )
 

@@ -45,6 +45,16 @@ def rod(x, y, start, end, radius, end_radius=None):
     return length(x - x0 - along * dx, y - y0 - along * dy) - (radius + grow * along)
 
 
+def polygon(x, y, *corners):
+    """Distance to a convex polygon, corners counter-clockwise; near a corner, outside, it is a little too small."""
+    distance = None
+    for (x0, y0), (x1, y1) in zip(corners, (*corners[1:], corners[0])):
+        dx, dy = x1 - x0, y1 - y0
+        side = ((x - x0) * dy - (y - y0) * dx) / max((dx * dx + dy * dy) ** 0.5, 1e-9)
+        distance = side if distance is None else np.maximum(distance, side)
+    return distance
+
+
 def ring(distance, thickness):
     """The band around a shape's edge."""
     return np.abs(distance) - thickness / 2

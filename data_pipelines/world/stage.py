@@ -16,10 +16,14 @@ import numpy as np
 from data_pipelines.world import looks, sound
 from data_pipelines.world.hall import HORIZON, Hall
 from data_pipelines.world.kinds import KINDS, Kind
-from data_pipelines.world.paint import Canvas, ramp
+from data_pipelines.world.paint import ramp
+from data_pipelines.world.park import Park
+from data_pipelines.world.scenery import SCENERY
+from data_pipelines.world.sprites import Painted, Sprite, SpriteStore, painted
 
 Intervals = tuple[tuple[float, float], ...]
 
+SETTINGS = {"hall": Hall, "park": Park}
 APPEAR_S, VANISH_S = 0.30, 0.18  # growing in and shrinking away, inside the seen interval
 
 
@@ -33,6 +37,7 @@ class Performer:
         depth: 0 is at the back, 1 in front; nearer ones are larger and cover those behind.
         size: 1 is usual.
         seen, heard: intervals in seconds, sorted and apart.
+        moves: when it plays to the eye; None: exactly while it is heard. A silent one that moves only pretends.
         loudness: root mean square while heard.
     """
 
@@ -42,7 +47,18 @@ class Performer:
     size: float = 1.0
     seen: Intervals = ((0.0, math.inf),)
     heard: Intervals = ((0.0, math.inf),)
+    moves: Intervals | None = None
     loudness: float = 0.11
+
+
+@dataclasses.dataclass(frozen=True)
+class Prop:
+    """A piece of scenery: seen all the time, never heard, in nobody's vocabulary. `name` is one of `SCENERY`."""
+
+    name: str
+    place: float
+    depth: float = 0.5
+    size: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +80,9 @@ class Scene:
         performers: at least none, at most as many as one likes; one to five look good.
         seed: decides music, colours and camera.
         width, height: pixels, both even, because H.264 wants them so.
-        ambience: root mean square of the hall's own noise, in each channel.
+        ambience: root mean square of the place's own noise, in each channel.
+        scenery: what else stands about; it may cover performers.
+        setting: "hall" or "park", indoors or outdoors.
     """
 
     performers: tuple[Performer, ...]
@@ -74,6 +92,8 @@ class Scene:
     width: int = 320
     height: int = 240
     ambience: float = 0.0004
+    scenery: tuple[Prop, ...] = ()
+    setting: str = "hall"
 
     def __post_init__(self):
         if self.duration_s <= 0 or self.fps < 1:
@@ -82,13 +102,19 @@ class Scene:
             )
         if self.width % 2 or self.height % 2 or min(self.width, self.height) < 32:
             raise ValueError(f"expected an even width and height of at least 32, got {self.width} x {self.height}")
+        if self.setting not in SETTINGS:
+            raise ValueError(f"unknown setting {self.setting!r}; known are {', '.join(SETTINGS)}")
+        for prop in self.scenery:
+            if prop.name not in SCENERY:
+                raise ValueError(f"unknown scenery {prop.name!r}; known is {', '.join(SCENERY)}")
         clipped = []
         for who in self.performers:
             if who.kind not in KINDS:
                 raise ValueError(f"unknown kind {who.kind!r}; known are {', '.join(KINDS)}")
             if not (0 <= who.place <= 1 and 0 <= who.depth <= 1 and who.size > 0 and who.loudness >= 0):
                 raise ValueError(f"expected place and depth in [0, 1], size above 0, loudness not below 0: {who}")
-            within = {field: self._within(getattr(who, field), f"{who.kind}.{field}") for field in ("seen", "heard")}
+            times = {f: v for f in ("seen", "heard", "moves") if (v := getattr(who, f)) is not None}
+            within = {field: self._within(value, f"{who.kind}.{field}") for field, value in times.items()}
             clipped.append(dataclasses.replace(who, **within))
         object.__setattr__(self, "performers", tuple(clipped))
 
@@ -168,21 +194,32 @@ class Clip:
 
 
 class Stage:
-    """Renders a scene: single moments, the sound, or all of it."""
+    """Renders a scene: single moments, the sound, or all of it.
 
-    def __init__(self, scene: Scene):
+    Args:
+        scene: what to render.
+        sprites: takes performers from this store instead of painting each afresh: several times as fast, in fewer
+            poses. The same scene looks the same with any store.
+    """
+
+    def __init__(self, scene: Scene, *, sprites: SpriteStore | None = None):
         self.scene = scene
         self.kinds: list[Kind] = [KINDS[who.kind] for who in scene.performers]
+        self._paint = painted if sprites is None else sprites.take
         rng = np.random.default_rng([scene.seed, 1])
         self.music = sound.Music.drawn(rng)
-        self.score = []
-        for k, (who, kind) in enumerate(zip(scene.performers, self.kinds)):
-            hand = np.random.default_rng([scene.seed, 2, k])
-            self.score.append([note for span in who.heard for note in kind.style.notes(self.music, *span, hand)])
-        self._onsets = [np.array(sorted(note.start_s for note in notes)) for notes in self.score]
+        self.score = [self._notes(who.kind, who.heard, [2, k]) for k, who in enumerate(scene.performers)]
+        self._onsets = []
+        for k, who in enumerate(scene.performers):
+            notes = self.score[k] if who.moves is None else self._notes(who.kind, who.moves, [6, k])
+            self._onsets.append(np.array(sorted(note.start_s for note in notes)))
         look = np.random.default_rng([scene.seed, 3])
         self._drift = look.uniform(0, 2 * np.pi, 2), look.uniform(0.05, 0.09, 2)  # phases; turns per second
-        self._hall = Hall(look, width=scene.width, height=scene.height)
+        self._backdrop = SETTINGS[scene.setting](look, width=scene.width, height=scene.height)
+
+    def _notes(self, kind: str, intervals: Intervals, hand: list[int]) -> list[sound.Note]:
+        rng = np.random.default_rng([self.scene.seed, *hand])
+        return [note for span in intervals for note in KINDS[kind].style.notes(self.music, *span, rng)]
 
     def clip(self, *, rate_hz: int = 44100) -> Clip:
         """Every frame, every mask and the sound."""
@@ -218,26 +255,33 @@ class Stage:
         """What the camera sees at one moment."""
         scene = self.scene
         drift_x, drift_y = self._camera(time_s)
-        picture = self._hall.picture(time_s, time_s / scene.duration_s, drift=(drift_x, drift_y))
-        order = sorted(range(len(scene.performers)), key=lambda k: (scene.performers[k].depth, k))
-        painted = [(k, p) for k in order if (p := self._perform(k, time_s, drift_x, drift_y)) is not None]
-        for _, patch in painted:
-            self._ground(picture, *patch)
+        picture = self._backdrop.picture(time_s, time_s / scene.duration_s, drift=(drift_x, drift_y))
+        standing = [(p.depth, k, k) for k, p in enumerate(scene.performers)]
+        standing += [(p.depth, len(standing) + k, None) for k, p in enumerate(scene.scenery)]
+        sprites = []
+        for _, place, who in sorted(standing):
+            sprite = self._perform(place, time_s, drift_x, drift_y)
+            if sprite is not None:
+                sprites.append((who, sprite))
+        for _, sprite in sprites:
+            _ground(picture, sprite, glossy=self._backdrop.glossy)
         masks = np.zeros((len(scene.performers), scene.height, scene.width), bool)
-        for k, (canvas, (top, left), _) in painted:
-            rows, columns, part = _clip(canvas.alpha.shape, top, left, picture.shape)
-            alpha = canvas.alpha[part]
-            picture[rows, columns] = picture[rows, columns] * (1 - alpha[..., None]) + canvas.rgb[part]
+        for who, sprite in sprites:
+            rows, columns, part = _clip(sprite.alpha.shape, sprite.top, sprite.left, picture.shape)
+            alpha = sprite.alpha[part]
+            picture[rows, columns] = picture[rows, columns] * (1 - alpha[..., None]) + sprite.rgb[part]
             solid = alpha >= 0.5
             masks[:, rows, columns] &= ~solid
-            masks[k, rows, columns] = solid
-        frame = np.clip(picture + self._hall.dither, 0, 1) * 255 + 0.5
+            if who is not None:
+                masks[who, rows, columns] = solid
+        frame = np.clip(picture + self._backdrop.dither, 0, 1) * 255 + 0.5
         return Shot(frame.astype(np.uint8), masks)
 
     def pose(self, who: int, time_s: float) -> looks.Pose:
-        """How a performer holds itself: at rest while silent."""
+        """How a performer holds itself: at rest while silent, unless it pretends."""
+        performer = self.scene.performers[who]
         level = 0.0
-        for start_s, end_s in self.scene.performers[who].heard:
+        for start_s, end_s in performer.heard if performer.moves is None else performer.moves:
             if start_s <= time_s < end_s:
                 level = min((time_s - start_s) / 0.15, (end_s - time_s) / 0.15, 1.0)
         if level <= 0:
@@ -253,51 +297,58 @@ class Stage:
         turn = 2 * np.pi * speeds * time_s
         return float(reach * np.sin(turn[0] + phases[0])), float(0.6 * reach * np.sin(turn[1] + phases[1]))
 
-    def _perform(self, who: int, time_s: float, drift_x: float, drift_y: float):
-        """Paints one performer.  → (canvas, (top, left), feet row), or None while it is not to be seen"""
-        scene, performer = self.scene, self.scene.performers[who]
-        shown = [(a, b) for a, b in performer.seen if a <= time_s < b]
-        if not shown:
-            return None
-        start_s, end_s = shown[0]
-        grow = 1.0
-        if start_s > 0:
-            grow = _spring(min((time_s - start_s + 0.5 / scene.fps) / APPEAR_S, 1.0))
-        if end_s < scene.duration_s:
-            grow *= float(ramp((end_s - time_s) / VANISH_S, -0.2, 1.0))
-        kind, near = self.kinds[who], 0.75 + 0.5 * performer.depth
-        whole = scene.height * (0.47 + 0.19 * performer.depth) * performer.size
-        unit = whole * grow
-        room = kind.wide * whole / 2 + 0.03 * scene.width  # so that nobody at an end is cut off
-        center_x = room + performer.place * (scene.width - 2 * room) + near * drift_x
-        feet_y = (HORIZON + 0.045 + 0.235 * performer.depth) * scene.height + near * drift_y
-        left, right = math.floor(center_x - kind.wide / 2 * unit) - 1, math.ceil(center_x + kind.wide / 2 * unit) + 1
-        top, bottom = math.floor(feet_y - kind.tall * unit) - 1, math.ceil(feet_y + 0.06 * unit) + 1
-        y, x = np.mgrid[top:bottom, left:right].astype(np.float32) + np.float32(0.5)
-        canvas = Canvas((x - center_x) / unit, (feet_y - y) / unit, pixel=1 / unit)
-        kind.look(canvas, self.pose(who, time_s))
-        return canvas, (top, left), feet_y
+    def _perform(self, number: int, time_s: float, drift_x: float, drift_y: float) -> Sprite | None:
+        """Paints one performer, or behind the last of them one piece of scenery; None while it is not to be seen."""
+        scene = self.scene
+        grow, pose = 1.0, looks.Pose()
+        if number < len(scene.performers):
+            thing: Performer | Prop = scene.performers[number]
+            what: Painted = self.kinds[number]
+            shown = [(a, b) for a, b in scene.performers[number].seen if a <= time_s < b]
+            if not shown:
+                return None
+            start_s, end_s = shown[0]
+            if start_s > 0:
+                grow = _spring(min((time_s - start_s + 0.5 / scene.fps) / APPEAR_S, 1.0))
+            if end_s < scene.duration_s:
+                grow *= float(ramp((end_s - time_s) / VANISH_S, -0.2, 1.0))
+            pose = self.pose(number, time_s)
+        else:
+            thing = scene.scenery[number - len(scene.performers)]
+            what = SCENERY[thing.name]
+        near = 0.75 + 0.5 * thing.depth
+        whole = scene.height * (0.47 + 0.19 * thing.depth) * thing.size
+        room = what.wide * whole / 2 + 0.03 * scene.width  # so that nobody at an end is cut off
+        center_x = room + thing.place * (scene.width - 2 * room) + near * drift_x
+        feet_y = (HORIZON + 0.045 + 0.235 * thing.depth) * scene.height + near * drift_y
+        return self._paint(what, pose, unit=whole * grow, center_x=center_x, feet_y=feet_y)
 
-    def _ground(self, picture: np.ndarray, canvas: Canvas, corner: tuple[int, int], feet_y: float):
-        """A soft shadow and a faint mirror image on the polished floor."""
-        top, left = corner
-        foot = canvas.alpha[canvas.y < 0.14].reshape(-1, canvas.alpha.shape[1])
-        if not foot.size or not foot.max() > 0:
-            return
-        columns = np.nonzero(foot.max(0) > 0.5)[0]
-        if len(columns):
-            middle, half = left + columns.mean() + 0.5, max(len(columns), np.ptp(columns)) / 2 + 0.05 / canvas.pixel
-            height = 0.28 * half
-            rows = slice(max(int(feet_y - 3 * height), 0), max(min(int(feet_y + 3 * height), len(picture)), 0))
-            y, x = np.mgrid[rows, : picture.shape[1]].astype(np.float32) + np.float32(0.5)
-            dark = np.exp(-(((x - middle) / half) ** 2) * 0.9 - ((y - feet_y) / height) ** 2 * 0.9)
-            picture[rows] *= 1 - 0.52 * dark[..., None]
-        first = round(feet_y) - top
-        mirror = slice(max(first - int(0.45 / canvas.pixel), 0), max(first, 0))
-        alpha, rgb = canvas.alpha[mirror][::-1], canvas.rgb[mirror][::-1]
-        rows, columns, part = _clip(alpha.shape, round(feet_y), left, picture.shape)
-        fade = (0.20 * np.exp(-np.arange(alpha.shape[0], dtype=np.float32) * canvas.pixel / 0.17))[part[0], None, None]
-        picture[rows, columns] += fade * (rgb[part] - picture[rows, columns] * alpha[part][..., None])
+
+def _ground(picture: np.ndarray, sprite: Sprite, *, glossy: float):
+    """A soft shadow and, on a polished floor, a faint mirror image."""
+    pixel = 1 / sprite.unit
+    height_of_row = (sprite.feet - sprite.top - 0.5 - np.arange(len(sprite.alpha))) * pixel
+    foot = sprite.alpha[height_of_row < 0.14]
+    if not foot.size or not foot.max() > 0:
+        return
+    columns = np.nonzero(foot.max(0) > 0.5)[0]
+    if len(columns):
+        middle = sprite.left + columns.mean() + 0.5
+        half = max(len(columns), np.ptp(columns)) / 2 + 0.05 * sprite.unit
+        height = 0.28 * half
+        rows = slice(*(min(max(int(sprite.feet + k * height), 0), picture.shape[0]) for k in (-2.6, 2.6)))
+        span = slice(*(min(max(int(middle + k * half), 0), picture.shape[1]) for k in (-2.6, 2.6)))
+        across = np.exp(-0.9 * ((np.arange(span.start, span.stop, dtype=np.float32) + 0.5 - middle) / half) ** 2)
+        along = np.exp(-0.9 * ((np.arange(rows.start, rows.stop, dtype=np.float32) + 0.5 - sprite.feet) / height) ** 2)
+        picture[rows, span] *= (1 - 0.52 * along[:, None] * across)[..., None]
+    if not glossy:
+        return
+    first = round(sprite.feet) - sprite.top
+    mirror = slice(max(first - int(0.45 * sprite.unit), 0), max(first, 0))
+    alpha, rgb = sprite.alpha[mirror][::-1], sprite.rgb[mirror][::-1]
+    rows, columns, part = _clip(alpha.shape, round(sprite.feet), sprite.left, picture.shape)
+    fade = (glossy * np.exp(-np.arange(alpha.shape[0], dtype=np.float32) * pixel / 0.17))[part[0], None, None]
+    picture[rows, columns] += fade * (rgb[part] - picture[rows, columns] * alpha[part][..., None])
 
 
 def _spring(u: float) -> float:

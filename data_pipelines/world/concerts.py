@@ -1,0 +1,94 @@
+"""Minute-long concerts, and questions about them: MUSIC-AVQA.
+
+Ten pictures and ten two-second windows are looked at, at 0, 6, … 54 s. Everything here begins and ends half-way between
+two of these moments, so each of them shows clearly what is so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.world.casting import Casting, names_in, timed
+from data_pipelines.world.orders import Order, Studio, truth
+from data_pipelines.world.questions import ask
+from data_pipelines.world.stage import Performer, Scene
+
+SECONDS, STEPS = 60, 10
+PER_CLIP = 6
+CLAUSE = "So the answer is <answer> {answer} </answer>."
+
+
+def music_avqa(order: Order, studio: Studio) -> dict[str, Any]:
+    """One concert and six questions about it, of different templates."""
+    rng = order.rng()
+    casting = Casting.of(rng, order.split)
+    scene = _concert(casting, order)
+    video_id = f"music_{order.name}"
+    folder = order.root / "music-avqa"
+    video, audio = folder / "video" / f"{video_id}.mp4", folder / "audio" / f"{video_id}.mp3"
+    audio = studio.video(studio.stage(scene), video, audio)
+    rows, items = [], []
+    for number, q in enumerate(ask(rng, scene, PER_CLIP)):
+        question_id = f"{video_id}_{number}"
+        rows.append(
+            {
+                "video_id": video_id,
+                "question_id": question_id,
+                "type": list(q.type),
+                "video_path": video.relative_to(order.root).as_posix(),
+                "audio_path": audio.relative_to(order.root).as_posix(),
+                "question": q.text,
+                "answer": q.answer,
+            }
+        )
+        items.append({"id": question_id, "template": q.template, "slots": list(q.slots), "answer": q.answer})
+        if order.split == "train":
+            label = folder / "converted_label" / f"{question_id}.txt"
+            label.parent.mkdir(parents=True, exist_ok=True)
+            label.write_text(f"{q.reasoning} {CLAUSE.format(answer=q.answer)}\n", encoding="utf-8")
+    return {"rows": rows, "truth": truth(scene, novel=casting.novel, items=items)}
+
+
+def _concert(casting: Casting, order: Order) -> Scene:
+    rng, pool = casting.rng, names_in("avqa")
+    seen = int(rng.choice((1, 2, 3, 4, 5), p=(0.12, 0.30, 0.32, 0.18, 0.08)))
+    hidden = int(rng.choice(3, p=(0.60, 0.32, 0.08)))
+    doubled = seen >= 2 and casting.chance(0.25)
+    cast = casting.stand(pool, seen, hidden, doubled=doubled)
+    sounding = max(round(float(rng.uniform(0, seen + 0.49))), 0 if hidden else 1)
+    players = set(rng.permutation(seen)[:sounding].tolist()) | set(range(seen, seen + hidden))
+    levels = iter(rng.permutation(0.24 / 1.8 ** np.arange(len(cast))).tolist())
+    together = casting.chance(0.2)  # the first two begin at once
+    starts = rng.permutation(np.arange(0, 8))[: len(cast)].tolist()
+    if together and len(players) >= 2:
+        one, other = sorted(players)[:2]
+        starts[other] = starts[one]
+    performers = []
+    for k, p in enumerate(cast):
+        if k not in players:
+            # To the eye they play as well: which one is silent has to be heard.
+            performers.append(timed(p, moves=_seconds(casting.spans(STEPS))))
+            continue
+        whole = casting.chance(0.35)
+        first = 0 if whole else starts[k]
+        last = STEPS if whole or casting.chance(0.4) else int(rng.integers(first + 2, STEPS + 1))
+        performers.append(timed(p, heard=_seconds(((first, last),)), loudness=round(next(levels), 4)))
+    performers = _alike(performers)
+    return casting.scene(performers, duration_s=SECONDS, fps=max(order.fps // 4, 1), size=order.size)
+
+
+def _alike(performers: list[Performer]) -> list[Performer]:
+    """Two of a kind play together or not at all, because no ear could tell which of them it hears."""
+    first: dict[str, Performer] = {}
+    for p in performers:
+        first.setdefault(p.kind, p)
+    shared = ("heard", "moves", "loudness")
+    return [dataclasses.replace(p, **{f: getattr(first[p.kind], f) for f in shared}) for p in performers]
+
+
+def _seconds(spans) -> tuple[tuple[int, int], ...]:
+    """Steps of six seconds → seconds, moved by half a step."""
+    return tuple((max(6 * a - 3, 0), SECONDS if b == STEPS else 6 * b - 3) for a, b in spans)
