@@ -21,15 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from crab_jax import checkpoint
-from crab_jax.batch import Example
 from crab_jax.evaluate.engine import Engine, Reply, Request
 from crab_jax.evaluate.generate import Sampling
 from crab_jax.model import ADDED_TOKENS, CrabConfig
 from crab_jax.tasks import TASKS, Answer, Box, MaskTokens, TaskSpec, Unparsed, Wording
 from crab_jax.tasks.samples import BrokenSample, Sample, read_sample
-from crab_jax.tokens import AUDIO, IMAGE, VIDEO, Tokenizer, build_prompt
+from crab_jax.tokens import Tokenizer
 from data_pipelines.decode import read_audio, read_image, read_video
-from data_pipelines.windows import log_mel_windows
+from data_pipelines.examples import build_example
 
 # Which set of weights a task wants, best first (specification 2.3): a run without its own set uses the next one.
 VARIANTS: Mapping[str, tuple[str, ...]] = {
@@ -267,44 +266,27 @@ class Assistant:
             raise ValueError(f"max_new_tokens: expected at least 1, found {limit}")
         # Pictures first: a video that is missing or none at all should be called a video, not a sound.
         video = read_video(sample.video_path, frames=media.frames, size=size) if media.frames else None
-        image = read_image(sample.image_path, size=size)[None] if media.image else None
+        image = read_image(sample.image_path, size=size) if media.image else None
         wave = read_audio(sample.sound_path)
-        fbank = log_mel_windows(
-            wave,
-            rule=media.audio.value,
-            seconds=media.seconds,
-            second=sample.second if media.needs_second else None,
-            where=sample.sound_path,
-        )
-        prompt = spec.prompt(sample.row(), self.wording)
-        q = config.vl_projector.num_queries
-        pictures = {VIDEO: video, IMAGE: image}
-        slots = {tag: q * len(x) for tag, x in pictures.items() if x is not None}
-        slots[AUDIO] = config.al_projector.num_queries * len(fbank)
-        tags = spec.tags(self.wording)
-        order = [tag for tag in tags if tag in pictures]
-        frames = [pictures[tag] for tag in order]
-        mask_frame = sum(len(x) for x in frames[: order.index(IMAGE)]) if IMAGE in order else 0
-        unplaced = 0
-        if image is not None and IMAGE not in order:  # the picture to segment is not part of the prompt
-            mask_frame, unplaced = sum(map(len, frames)), 1
-            frames.append(image)
-        ids = self.tokenizer.expand(
-            build_prompt(self.tokenizer, prompt), {tag: n for tag, n in slots.items() if tag in tags}
-        )
-        example = Example(
+        example = build_example(
+            spec,
+            self.wording,
+            sample.row(),
             name=f"sample {sample.id}",
-            prompt=ids,
-            frames=np.concatenate(frames) if frames else None,
-            unplaced=unplaced,
-            fbank=fbank,
-            mask_frame=mask_frame,
+            tokenizer=self.tokenizer,
+            sizes=config.feature_sizes,
+            with_target=False,
+            video=video,
+            image=image,
+            wave=wave,
+            where=sample.sound_path,
         )
         head = None if not spec.needs_masks else "semantic" if spec.semantic else "binary"
         if head is not None and image is None:
             # The reference segments the picture of <image>, never a frame of the video (specification 9.3).
             head, notes = None, (*notes, f"no mask: the wording {self.wording.value} shows no picture to segment")
         request = Request(example=example, max_new_tokens=limit, variant=variant, head=head, row=sample.index)
+        prompt = spec.prompt(sample.row(), self.wording)
         return Prepared(sample=sample, prompt=prompt, request=request, frames=video, wave=wave, notes=notes)
 
     def _prepare_or_fail(self, sample: Sample | BrokenSample, max_new_tokens: int | None) -> Prepared | Failure:

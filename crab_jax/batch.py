@@ -1,4 +1,6 @@
-"""The arrays of one step, their check on the host, and the builder that turns examples into padded rows. No jax here.
+"""The arrays of one step, their check on the host, and the builders that turn examples into rows. No jax here.
+
+A row is one example, padded on the left (`lay_out`), or several of them, packed (`pack`).
 
 Placeholders are already expanded: a frame or an audio window stands in `tokens` as as many copies of `<image>`,
 `<video>` or `<audio>` as its projector gives tokens. Which feature row belongs to which copy is computed inside jit
@@ -49,6 +51,23 @@ class TokenIds:
         """The ids of the 17 added tokens behind a base vocabulary of `base` pieces (specification 7.2)."""
         masks = tuple(range(base + 11, base + 17))
         return cls(visual=(base, base + 3), audio=base + 6, masks=masks, pad=2, eos=2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureSizes:
+    """What a sequence builder has to know of the encoders.
+
+    Attributes:
+        image_size: pixels per side.
+        frame_tokens: placeholders per picture.
+        window_tokens: placeholders per audio window.
+        patch: log-mel frames per patch row, BEATs' `input_patch_size`.
+    """
+
+    image_size: int
+    frame_tokens: int
+    window_tokens: int
+    patch: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,57 +150,147 @@ def lay_out(
 
     Source: specification 7.4 to 7.6.
     """
-    rows = len(examples)
-    normalised = any(e.frames is not None and e.frames.dtype != np.uint8 for e in examples)
-    pixels = np.float32 if normalised else np.uint8
-    batch = Batch(
-        tokens=np.full((rows, layout.tokens), ids.pad, np.int32),
-        labels=np.full((rows, layout.tokens), -1, np.int32),
-        segment=np.zeros((rows, layout.tokens), np.int32),
-        position=np.zeros((rows, layout.tokens), np.int32),
-        frames=np.zeros((rows, layout.frames, image_size, image_size, 3), pixels),
-        frame_segment=np.zeros((rows, layout.frames), np.int32),
-        fbank=np.zeros((rows, layout.windows, patch * layout.patch_rows, 128), np.float32),
-        patch_rows=np.zeros((rows, layout.windows), np.int32),
-        window_segment=np.zeros((rows, layout.windows), np.int32),
-        masks=np.zeros((rows, layout.masks, image_size, image_size), np.uint8),
-        mask_segment=np.zeros((rows, layout.masks), np.int32),
-        mask_frame=np.zeros((rows, layout.masks), np.int32),
-        mask_semantic=np.zeros((rows, layout.masks), bool),
-    )
+    sizes = FeatureSizes(image_size=image_size, frame_tokens=frame_tokens, window_tokens=window_tokens, patch=patch)
+    batch = _blank([[e] for e in examples], layout, ids, sizes)
     for b, example in enumerate(examples):
         check_counts(example, ids=ids, frame_tokens=frame_tokens, window_tokens=window_tokens)
-        tokens = np.asarray([*example.prompt, *example.target], np.int32)
-        n, p = len(tokens), len(example.prompt)
-        _fits(example, "tokens", n, layout.tokens)
-        start = layout.tokens - n
-        batch.tokens[b, start:] = tokens
-        batch.segment[b, start:] = 1
-        batch.position[b, start:] = np.arange(n)
-        if n > p:
-            batch.labels[b, start + p - 1 : layout.tokens - 1] = tokens[p:]
-        if example.frames is not None:
-            t = len(example.frames)
-            _fits(example, "frames", t, layout.frames)
-            batch.frames[b, :t] = example.frames
-            batch.frame_segment[b, :t] = 1
-        if example.fbank is not None:
-            a, length = example.fbank.shape[:2]
-            height = length // patch
-            _fits(example, "audio windows", a, layout.windows)
-            _fits(example, "patch rows", height, layout.patch_rows)
-            batch.fbank[b, :a, : patch * height] = example.fbank[:, : patch * height]
-            batch.patch_rows[b, :a] = height
-            batch.window_segment[b, :a] = 1
-        if example.mask is not None:
-            _fits(example, "masks", 1, layout.masks)
-            batch.masks[b, 0] = example.mask
-            batch.mask_segment[b, 0] = 1
-            batch.mask_frame[b, 0] = example.mask_frame
-            batch.mask_semantic[b, 0] = example.mask_semantic
+        n = len(example.prompt) + len(example.target)
+        _fits(example.name, "tokens", n, layout.tokens)
+        _Row(batch, b, layout, patch).add(example, segment=1, start=layout.tokens - n)
     return batch
 
 
-def _fits(example: Example, what: str, found: int, capacity: int) -> None:
+def pack(
+    rows: Sequence[Sequence[Example]],
+    *,
+    layout: Layout,
+    ids: TokenIds,
+    image_size: int,
+    frame_tokens: int,
+    window_tokens: int,
+    patch: int,
+) -> Batch:
+    """Several examples per row, one segment each, in their order from column 0; the rest of a row is padding.
+
+    Pictures that stand in a prompt come first among the pictures of a row, in the order of the segments, because the
+    n-th visual placeholder gets the n-th picture; those that are only segmented follow behind all of them.
+
+    Args:
+        rows: the examples of each row; a row may be empty.
+        layout: the static shape; the examples of a row must fit into it together.
+        ids, image_size, frame_tokens, window_tokens, patch: as in `lay_out`.
+
+    Raises:
+        BatchError: the examples of a row do not fit, or tokens and media of one do not agree.
+
+    Source: specification 7.4 to 7.6; packing is ours.
+    """
+    sizes = FeatureSizes(image_size=image_size, frame_tokens=frame_tokens, window_tokens=window_tokens, patch=patch)
+    batch = _blank(rows, layout, ids, sizes)
+    for b, examples in enumerate(rows):
+        row = _Row(batch, b, layout, patch)
+        row.unplaced_from = sum(_placed(e) for e in examples)
+        start = 0
+        for segment, example in enumerate(examples, 1):
+            check_counts(example, ids=ids, frame_tokens=frame_tokens, window_tokens=window_tokens)
+            end = start + len(example.prompt) + len(example.target)
+            _fits(_names(examples[:segment]), "tokens", end, layout.tokens)
+            row.add(example, segment=segment, start=start)
+            start = end
+    return batch
+
+
+def _blank(rows: Sequence[Sequence[Example]], layout: Layout, ids: TokenIds, sizes: FeatureSizes) -> Batch:
+    """Arrays of padding only."""
+    b, size = len(rows), sizes.image_size
+    normalised = any(e.frames is not None and e.frames.dtype != np.uint8 for row in rows for e in row)
+    return Batch(
+        tokens=np.full((b, layout.tokens), ids.pad, np.int32),
+        labels=np.full((b, layout.tokens), -1, np.int32),
+        segment=np.zeros((b, layout.tokens), np.int32),
+        position=np.zeros((b, layout.tokens), np.int32),
+        frames=np.zeros((b, layout.frames, size, size, 3), np.float32 if normalised else np.uint8),
+        frame_segment=np.zeros((b, layout.frames), np.int32),
+        fbank=np.zeros((b, layout.windows, sizes.patch * layout.patch_rows, 128), np.float32),
+        patch_rows=np.zeros((b, layout.windows), np.int32),
+        window_segment=np.zeros((b, layout.windows), np.int32),
+        masks=np.zeros((b, layout.masks, size, size), np.uint8),
+        mask_segment=np.zeros((b, layout.masks), np.int32),
+        mask_frame=np.zeros((b, layout.masks), np.int32),
+        mask_semantic=np.zeros((b, layout.masks), bool),
+    )
+
+
+class _Row:
+    """Fills one row of a batch, segment by segment."""
+
+    def __init__(self, batch: Batch, b: int, layout: Layout, patch: int):
+        self._batch, self._b, self._layout, self._patch = batch, b, layout, patch
+        self._frames = self._windows = self._masks = self._unplaced = 0
+        self.unplaced_from: int | None = None  # index of the first picture without placeholder; None: right behind
+        self._names: list[Example] = []
+
+    def add(self, example: Example, *, segment: int, start: int) -> None:
+        """Writes one example whose first token stands in column `start`."""
+        batch, b = self._batch, self._b
+        self._names.append(example)
+        tokens = np.asarray([*example.prompt, *example.target], np.int32)
+        n, p = len(tokens), len(example.prompt)
+        batch.tokens[b, start : start + n] = tokens
+        batch.segment[b, start : start + n] = segment
+        batch.position[b, start : start + n] = np.arange(n)
+        if n > p:
+            batch.labels[b, start + p - 1 : start + n - 1] = tokens[p:]
+        at = self._add_frames(example, segment)
+        if example.fbank is not None:
+            self._add_windows(example.fbank, segment)
+        if example.mask is not None:
+            m = self._masks
+            self._masks += 1
+            self._check("masks", self._masks, self._layout.masks)
+            batch.masks[b, m] = example.mask
+            batch.mask_segment[b, m] = segment
+            batch.mask_frame[b, m] = at[example.mask_frame] if len(at) else 0
+            batch.mask_semantic[b, m] = example.mask_semantic
+
+    def _add_frames(self, example: Example, segment: int) -> np.ndarray:
+        """Returns where the pictures of the example stand among those of the row."""
+        if example.frames is None:
+            return np.zeros(0, np.int64)
+        placed, unplaced = _placed(example), example.unplaced
+        behind = (self._frames + placed if self.unplaced_from is None else self.unplaced_from) + self._unplaced
+        at = np.concatenate([self._frames + np.arange(placed), behind + np.arange(unplaced)])
+        self._frames += placed
+        self._unplaced += unplaced
+        self._check("frames", int(at.max(initial=-1)) + 1, self._layout.frames)
+        self._batch.frames[self._b, at] = example.frames
+        self._batch.frame_segment[self._b, at] = segment
+        return at
+
+    def _add_windows(self, fbank: np.ndarray, segment: int) -> None:
+        count, length = fbank.shape[:2]
+        height = length // self._patch
+        first, self._windows = self._windows, self._windows + count
+        self._check("audio windows", self._windows, self._layout.windows)
+        self._check("patch rows", height, self._layout.patch_rows)
+        at = slice(first, self._windows)
+        self._batch.fbank[self._b, at, : self._patch * height] = fbank[:, : self._patch * height]
+        self._batch.patch_rows[self._b, at] = height
+        self._batch.window_segment[self._b, at] = segment
+
+    def _check(self, what: str, found: int, capacity: int) -> None:
+        _fits(_names(self._names), what, found, capacity)
+
+
+def _placed(example: Example) -> int:
+    """Pictures of an example that have placeholders."""
+    return 0 if example.frames is None else len(example.frames) - example.unplaced
+
+
+def _names(examples: Sequence[Example]) -> str:
+    return ", ".join(e.name for e in examples)
+
+
+def _fits(who: str, what: str, found: int, capacity: int) -> None:
     if found > capacity:
-        raise BatchError(f"{example.name}: {found} {what}, the layout holds {capacity}")
+        raise BatchError(f"{who}: {found} {what}, the layout holds {capacity}")

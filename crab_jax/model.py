@@ -22,7 +22,7 @@ from crab_jax.backbones.clip import Clip, ClipConfig
 from crab_jax.backbones.llama import Llama, LlamaConfig, causal
 from crab_jax.backbones.mask_decoder import MaskDecoder, MaskDecoderConfig
 from crab_jax.backbones.qformer import QFormer, QFormerConfig
-from crab_jax.batch import Batch, TokenIds
+from crab_jax.batch import Batch, FeatureSizes, TokenIds
 from crab_jax.config import ConfigError
 from crab_jax.losses import mask_loss, token_nll
 from crab_jax.nn.shapes import expect
@@ -54,6 +54,16 @@ class CrabConfig:
     def token_ids(self) -> TokenIds:
         """Ids of the added tokens; they are the last rows of the vocabulary."""
         return TokenIds.after(self.llama.vocab_size - ADDED_TOKENS)
+
+    @property
+    def feature_sizes(self) -> FeatureSizes:
+        """What builders of sequences have to know; all parts must be there."""
+        return FeatureSizes(
+            image_size=self.clip.image_size,
+            frame_tokens=self.vl_projector.num_queries,
+            window_tokens=self.al_projector.num_queries,
+            patch=self.beats.input_patch_size,
+        )
 
     def missing(self) -> list[str]:
         """Parts that are not there."""

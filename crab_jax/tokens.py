@@ -366,30 +366,7 @@ class Tokenizer:
 
         Source: specification 7.4.
         """
-        ids = list(ids)
-        if unknown := sorted(set(slots) - set(MEDIA_TAGS)):
-            raise PlaceholderError(f"{unknown[0]}: no media tag; the tags are {', '.join(MEDIA_TAGS)}")
-        counts: dict[int, list[int]] = {}
-        for tag in MEDIA_TAGS:
-            found = ids.count(self._ids[tag])
-            if tag not in slots:
-                if found:
-                    raise PlaceholderError(f"{tag}: occurs {found} times in the text, but no media were given for it")
-                continue
-            given = slots[tag]
-            listed = isinstance(given, Sequence)
-            rows = [operator.index(n) for n in given] if listed else [operator.index(given)] * found
-            if not found and (rows or not listed):
-                raise PlaceholderError(f"{tag}: media were given for it, but the text does not contain it")
-            if len(rows) != found:
-                raise PlaceholderError(f"{tag}: occurs {found} times in the text, but {len(rows)} numbers were given")
-            if any(n < 1 for n in rows):
-                raise PlaceholderError(f"{tag}: cannot stand for {min(rows)} feature rows")
-            counts[self._ids[tag]] = rows[::-1]
-        expanded: list[int] = []
-        for i in ids:
-            expanded.extend([i] * (counts[i].pop() if i in counts else 1))
-        return expanded
+        return expand_placeholders(ids, slots, {tag: self._ids[tag] for tag in MEDIA_TAGS})
 
     def mask_positions(self, ids: Sequence[int]) -> list[int]:
         """Positions whose state predicts a `<mask_k>`: the one before each of them, in order of occurrence.
@@ -419,6 +396,44 @@ def build_prompt(tokenizer: Tokenizer, instruction: str, *, system: str = SYSTEM
     29903, 6778, 13, 13]` (specification 7.2; `tests/test_tokens.py` compares where that file is at hand).
     """
     return tokenizer.encode(render_chat(instruction, system=system))
+
+
+def expand_placeholders(
+    ids: Iterable[int], slots: Mapping[str, int | Sequence[int]], tags: Mapping[str, int]
+) -> list[int]:
+    """`Tokenizer.expand` without a tokenizer.
+
+    Args:
+        ids: as there, like `slots`.
+        tags: the id of each of `MEDIA_TAGS`.
+
+    Raises:
+        PlaceholderError: as there.
+    """
+    ids = list(ids)
+    if unknown := sorted(set(slots) - set(MEDIA_TAGS)):
+        raise PlaceholderError(f"{unknown[0]}: no media tag; the tags are {', '.join(MEDIA_TAGS)}")
+    counts: dict[int, list[int]] = {}
+    for tag in MEDIA_TAGS:
+        found = ids.count(tags[tag])
+        if tag not in slots:
+            if found:
+                raise PlaceholderError(f"{tag}: occurs {found} times in the text, but no media were given for it")
+            continue
+        given = slots[tag]
+        listed = isinstance(given, Sequence)
+        rows = [operator.index(n) for n in given] if listed else [operator.index(given)] * found
+        if not found and (rows or not listed):
+            raise PlaceholderError(f"{tag}: media were given for it, but the text does not contain it")
+        if len(rows) != found:
+            raise PlaceholderError(f"{tag}: occurs {found} times in the text, but {len(rows)} numbers were given")
+        if any(n < 1 for n in rows):
+            raise PlaceholderError(f"{tag}: cannot stand for {min(rows)} feature rows")
+        counts[tags[tag]] = rows[::-1]
+    expanded: list[int] = []
+    for i in ids:
+        expanded.extend([i] * (counts[i].pop() if i in counts else 1))
+    return expanded
 
 
 def _rebuild(model: bytes, base_vocabulary: int | None, source: str) -> Tokenizer:

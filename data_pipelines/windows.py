@@ -65,28 +65,25 @@ def window_bounds(samples: int, *, rule: str, seconds: int | None = None, second
     return np.stack([start, start + p], axis=1)
 
 
-def audio_windows(
-    wave: np.ndarray, *, rule: str, seconds: int | None = None, second: int | None = None, where: object = "the sound"
+def usable_bounds(
+    samples: int, *, rule: str, seconds: int | None = None, second: int | None = None, where: object = "the sound"
 ) -> np.ndarray:
-    """The windows of a clip, zero where they reach beyond it.
+    """`window_bounds` of a sound that the encoder can take; needs its length only, so it can be asked ahead of time.
 
     Args:
-        wave: float32 `[n]` at 16 kHz.
+        samples: length of the sound.
         rule: as in `window_bounds`, like `seconds` and `second`.
         where: what to call the sound in messages, best the path of its file.
 
     Returns:
-        float32 `[A n]`.
+        int64 `[A 2]`.
 
     Raises:
-        MediaError: sound too short for one patch row per window, or so long that windows exceed `MAX_WINDOW_S`;
-            `second` outside the clip.
+        MediaError: as `audio_windows`.
     """
-    if wave.ndim != 1 or not np.issubdtype(wave.dtype, np.floating):
-        raise ValueError(f"expected a mono floating-point wave [n], found {wave.dtype} of shape {wave.shape}")
-    bounds = window_bounds(len(wave), rule=rule, seconds=seconds, second=second)
-    found = f"{len(wave) / RATE:.2f} s"
-    if len(wave) == 0:
+    bounds = window_bounds(samples, rule=rule, seconds=seconds, second=second)
+    found = f"{samples / RATE:.2f} s"
+    if samples == 0:
         raise bad(where, expected="sound", found="0 samples")
     if second is not None and not 0 <= second < seconds:
         raise bad(
@@ -112,6 +109,29 @@ def audio_windows(
             found=found,
             advice=advice,
         )
+    return bounds
+
+
+def audio_windows(
+    wave: np.ndarray, *, rule: str, seconds: int | None = None, second: int | None = None, where: object = "the sound"
+) -> np.ndarray:
+    """The windows of a clip, zero where they reach beyond it.
+
+    Args:
+        wave: float32 `[n]` at 16 kHz.
+        rule: as in `window_bounds`, like `seconds` and `second`.
+        where: what to call the sound in messages, best the path of its file.
+
+    Returns:
+        float32 `[A n]`.
+
+    Raises:
+        MediaError: sound too short for one patch row per window, or so long that windows exceed `MAX_WINDOW_S`;
+            `second` outside the clip.
+    """
+    if wave.ndim != 1 or not np.issubdtype(wave.dtype, np.floating):
+        raise ValueError(f"expected a mono floating-point wave [n], found {wave.dtype} of shape {wave.shape}")
+    bounds = usable_bounds(len(wave), rule=rule, seconds=seconds, second=second, where=where)
     before, after = max(0, -int(bounds[0, 0])), max(0, int(bounds[-1, 1]) - len(wave))
     padded = np.pad(wave, (before, after)) if before or after else wave
     return np.stack([padded[start:stop] for start, stop in bounds + before])
