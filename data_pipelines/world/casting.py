@@ -18,8 +18,8 @@ from data_pipelines.world.scenery import SCENERY
 from data_pipelines.world.stage import Performer, Prop, Scene
 
 SIDES = ("left", "middle", "right")
-_GAPS = {1: 0.0, 2: 0.34, 3: 0.28, 4: 0.24, 5: 0.20}  # least distance of neighbours, as a share of the stage
-_SIZES = {1: (0.92, 1.16), 2: (0.82, 1.04), 3: (0.72, 0.92), 4: (0.64, 0.80), 5: (0.58, 0.72)}
+_GAPS = {1: 0.0, 2: 0.42, 3: 0.36, 4: 0.28, 5: 0.22}  # least distance of neighbours, as a share of the stage
+_SIZES = {1: (0.90, 1.14), 2: (0.78, 1.00), 3: (0.66, 0.86), 4: (0.56, 0.72), 5: (0.50, 0.64)}
 _TRIES = 5000
 
 

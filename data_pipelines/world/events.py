@@ -150,8 +150,8 @@ def _parsed_aloud(rng, performers: list[Performer]) -> str:
 
 # ------------------------------------------------------------------------------------------------------- VALOR
 
-_PLAYS = ("{a} {does}", "{a} on the {side} {does}", "on the {side} {a} {does}")
-_MUTE = ("{a} stays silent", "{a} on the {side} makes no sound", "on the {side} {a} is silent")
+_PLAYS = ("{a} {does}", "{a} {on} {does}", "{on} {a} {does}")
+_MUTE = ("{a} stays silent", "{a} {on} makes no sound", "{on} {a} is silent")
 _LATE = (" from the {ordinal} second on", " after {seconds} seconds", ", starting {seconds} seconds in")
 _OFF = (
     "{sound} comes from somewhere else",
@@ -189,7 +189,7 @@ def caption(rng, scene: Scene) -> str:
     where = phrases.say(rng, phrases.SETTING[scene.setting])
     parts = []
     for p in scene.performers:
-        slots = {"a": phrases.a(phrases.noun(p.kind)), "side": side_of(p.place), "does": KINDS[p.kind].does}
+        slots = {"a": phrases.a(phrases.noun(p.kind)), "on": phrases.ON[side_of(p.place)], "does": KINDS[p.kind].does}
         if not p.seen:
             parts.append(phrases.one(rng, _OFF).format(sound=KINDS[p.kind].sound))
         elif not p.heard:

@@ -63,12 +63,14 @@ class Hall:
 
     Attributes:
         glossy: how strongly the floor mirrors.
+        murmur: lowest and highest frequency of the place's own noise, in Hz.
         dither: float32 [H W 1], against bands in dark gradients.
 
     Coordinates: `v` is 0 at the top of the picture and 1 at the bottom; `u` is 0 in the middle, in units of the height.
     """
 
     glossy = 0.20
+    murmur = 60.0, 900.0
 
     def __init__(self, rng: np.random.Generator, *, width: int, height: int):
         self.width, self.height = width, height

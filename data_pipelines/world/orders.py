@@ -58,7 +58,7 @@ class Studio:
         return Stage(scene, sprites=self._sprites)
 
     def video(self, stage: Stage, video: pathlib.Path, audio: pathlib.Path | None) -> pathlib.Path | None:
-        """An MP4 with sound, and the sound alone as an MP3.
+        """An MP4 with stereo sound, and the sound alone as a mono MP3.
 
         Args:
             audio: where the sound goes; None: the video is silent.
@@ -70,11 +70,11 @@ class Studio:
         frames = np.stack([stage.shot(k / scene.fps).frame for k in range(scene.frame_count)])
         wave = None if audio is None else stage.sound(rate_hz=RATE_HZ)
         video.parent.mkdir(parents=True, exist_ok=True)
-        files.write_video(video, frames, fps=scene.fps, wave=wave, rate_hz=RATE_HZ)
+        files.write_video(video, frames, fps=scene.fps, wave=wave, rate_hz=RATE_HZ, bit_rate=64_000)
         if audio is None or wave is None:
             return None
         audio.parent.mkdir(parents=True, exist_ok=True)
-        return files.write_mp3(audio, wave, rate_hz=RATE_HZ)
+        return files.write_mp3(audio, wave.mean(1, keepdims=True), rate_hz=RATE_HZ, bit_rate=64_000)
 
     def stills(self, stage: Stage, folder: pathlib.Path, shots: Sequence[Shot]):
         """`audio.wav`, and `frames/{i}.jpg` for every shot."""

@@ -54,6 +54,7 @@ class Park:
     """
 
     glossy = 0.0
+    murmur = 200.0, 3000.0
 
     def __init__(self, rng: np.random.Generator, *, width: int, height: int):
         self.width, self.height = width, height

@@ -58,6 +58,7 @@ def times(spans: Sequence[Sequence[float]]) -> str:
     return listing([f"from {round(start)} to {round(end)}" for start, end in spans]) + " seconds"
 
 
+ON = {"left": "on the left", "middle": "in the middle", "right": "on the right"}  # side → where
 SETTING = {
     "hall": ("on a stage", "in a hall", "on a lit stage", "indoors", "in a concert hall"),
     "park": ("in a park", "on a meadow", "outdoors", "on the grass", "in the open air"),

@@ -13,7 +13,7 @@ from data_pipelines.world.orders import Order, Studio, truth
 from data_pipelines.world.stage import Scene
 
 Entry = dict[str, Any]
-SILENT_SECONDS, SOUND_SECONDS = 4, 10
+STILL_SECONDS, SILENT_SECONDS, SOUND_SECONDS = 5, 4, 10
 LEAST_AREA = 1000  # pixels; smaller objects are skipped by those who read LVIS this way
 FIRST_CAPTION = 20000  # numbers of sounds stay clear of 12347, which every reader skips
 
@@ -41,12 +41,12 @@ def _talk(rng: np.random.Generator, scene: Scene, modality: str) -> list[dict[st
     if which == 0 or not cast:
         question = phrases.say(rng, _ASK_ALL)
         where = phrases.say(rng, phrases.SETTING[scene.setting])
-        spots = [f"{phrases.a(phrases.noun(p.kind))} on the {side_of(p.place)}" for p in cast]
+        spots = [f"{phrases.a(phrases.noun(p.kind))} {phrases.ON[side_of(p.place)]}" for p in cast]
         answer = f"{where} there is {phrases.listing(spots)}"
     elif which == 1:
         p = cast[int(rng.integers(len(cast)))]
         question = phrases.say(rng, ("Where is the {x}?", "On which side is the {x}?"), x=phrases.noun(p.kind))
-        side = {"left": "on the left", "right": "on the right", "middle": "in the middle"}[side_of(p.place)]
+        side = phrases.ON[side_of(p.place)]
         answer = phrases.say(rng, ("it is {side}", "the {x} is {side}"), side=side, x=phrases.noun(p.kind))
     elif which == 2:
         question = phrases.say(rng, ("How many performers are there?", "How many things stand there?"))
@@ -66,11 +66,11 @@ def llava(order: Order, studio: Studio) -> Entry:
     """A picture and a question about it."""
     rng = order.rng()
     casting = Casting.of(rng, order.split)
-    scene = _draw(casting, order, 2, (1, 1, 2, 3, 4))
+    scene = _draw(casting, order, STILL_SECONDS, (1, 1, 2, 3, 4))
     name = f"llava_image/{order.index // 1000:05d}/{order.name}.jpg"
     path = order.root / "video-llava" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_jpeg(path, studio.stage(scene).shot(float(rng.uniform(0, 2))).frame)
+    files.write_jpeg(path, studio.stage(scene).shot(float(rng.uniform(0, STILL_SECONDS))).frame)
     row = {"id": order.name, "image": name, "conversations": _talk(rng, scene, "image")}
     return {"rows": [row], "truth": truth(scene, novel=casting.novel)}
 
@@ -123,8 +123,8 @@ def lvis(order: Order, studio: Studio) -> Entry:
     """A picture and a mask for every object in it that is large enough."""
     rng = order.rng()
     casting = Casting.of(rng, order.split)
-    scene = _draw(casting, order, 2, (1, 2, 3, 4))
-    shot = studio.stage(scene).shot(float(rng.uniform(0, 2)))
+    scene = _draw(casting, order, STILL_SECONDS, (1, 2, 3, 4))
+    shot = studio.stage(scene).shot(float(rng.uniform(0, STILL_SECONDS)))
     image_id, folder = order.index + 1, order.root / "LVIS"
     (folder / "train2017").mkdir(parents=True, exist_ok=True)
     (folder / "binary_mask").mkdir(parents=True, exist_ok=True)

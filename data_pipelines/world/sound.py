@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
+import scipy.signal
 
 PENTATONIC = (0, 2, 4, 7, 9)
 CHORDS = ((0, 4, 7), (9, 12, 16), (5, 9, 12), (7, 11, 14))  # I vi IV V, in semitones above the root
+TAKES = 3  # of every note
 FADE_IN_S, FADE_OUT_S = 0.012, 0.09  # inside the heard interval, so that nothing leaks out of it
 
 
@@ -89,45 +92,16 @@ class Timbre:
     spread: float = 0.0
 
     def play(self, note: Note, *, rate_hz: int, rng: np.random.Generator) -> np.ndarray:
-        """One note as float32 samples, with its release."""
-        tail_s = min(4 * self.release_s, 1.2)
-        t = np.arange(int((note.length_s + tail_s) * rate_hz), dtype=np.float32) / rate_hz
-        bend = self.glide[0] * np.exp(-t / self.glide[1])
-        rate, depth = self.vibrato
-        if depth:
-            bend = bend + depth * np.sin(2 * np.pi * rate * t) * np.clip((t - 0.12) / 0.25, 0, 1)
-        pitch_hz = 440.0 * 2 ** ((note.pitch - 69) / 12)
-        wave = np.zeros_like(t)
-        for detune in (0.0, self.spread) if self.spread else (0.0,):
-            speed = 2 ** ((bend + detune) / 12)
-            turns = pitch_hz / rate_hz * np.cumsum(speed, dtype=np.float64)
-            for ratio, strength in self.partials:
-                if pitch_hz * ratio > 0.45 * rate_hz:
-                    continue
-                fade = (
-                    np.exp(-t * (1 + self.damping * (ratio - 1)) / self.decay_s)
-                    if np.isfinite(self.decay_s)
-                    else np.float32(1)
-                )
-                angle = ratio * turns + rng.random()
-                angle = (2 * np.pi * (angle - np.floor(angle))).astype(
-                    np.float32
-                )  # small, so single precision is enough
-                wave += np.float32(strength) * fade * np.sin(angle)
-        level, low, high, fade_s = self.noise
-        if level:
-            wave += (
-                level
-                * band_noise(len(t), low, min(high, 0.45 * rate_hz), rate_hz=rate_hz, rng=rng)
-                * np.exp(-t / fade_s)
-            )
-        rate, depth = self.tremolo
-        if depth:
-            wave *= 1 - depth * (0.5 + 0.5 * np.sin(2 * np.pi * rate * t))
-        rise = 0.5 - 0.5 * np.cos(np.pi * np.clip(t / self.attack_s, 0, 1))
-        fall = np.exp(-np.maximum(t - note.length_s, 0) / self.release_s)
-        end = np.clip((t[-1] - t) / 0.01, 0, 1) if len(t) else 1.0
-        return (note.strength * wave * rise * fall * end).astype(np.float32)
+        """One note as float32 samples, with its release; one of a few takes, which differ in noise and phases."""
+        length_s = note.length_s + min(4 * self.release_s, 1.2)
+        n = int(length_s * rate_hz)
+        longest_s = 0.25 * 2 ** int(np.ceil(np.log2(max(length_s / 0.25, 1))))
+        wave = _held(self, note.pitch, longest_s, rate_hz, int(rng.integers(TAKES)))[:n]
+        after = np.arange(n - int(note.length_s * rate_hz), dtype=np.float32) / rate_hz
+        fall = np.ones(n, np.float32)
+        if len(after):
+            fall[n - len(after) :] = np.exp(-after / self.release_s) * np.clip((after[-1] - after) / 0.01, 0, 1)
+        return np.float32(note.strength) * wave * fall
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +150,41 @@ class Style:
         return notes
 
 
+@functools.lru_cache(maxsize=1024)
+def _held(timbre: Timbre, pitch: float, length_s: float, rate_hz: int, take: int) -> np.ndarray:
+    """A note that is held all the time, without release: float32 [n], shared by all who play it."""
+    rng = np.random.default_rng([round(100 * pitch), round(100 * length_s), rate_hz, take])
+    t = np.arange(int(length_s * rate_hz), dtype=np.float32) / rate_hz
+    bend = timbre.glide[0] * np.exp(-t / timbre.glide[1])
+    rate, depth = timbre.vibrato
+    if depth:
+        bend = bend + depth * np.sin(2 * np.pi * rate * t) * np.clip((t - 0.12) / 0.25, 0, 1)
+    pitch_hz = 440.0 * 2 ** ((pitch - 69) / 12)
+    wave = np.zeros_like(t)
+    for detune in (0.0, timbre.spread) if timbre.spread else (0.0,):
+        speed = 2 ** ((bend + detune) / 12)
+        turns = pitch_hz / rate_hz * np.cumsum(speed, dtype=np.float64)
+        for ratio, strength in timbre.partials:
+            if pitch_hz * ratio > 0.45 * rate_hz:
+                continue
+            fade = np.float32(1)
+            if np.isfinite(timbre.decay_s):
+                fade = np.exp(-t * (1 + timbre.damping * (ratio - 1)) / timbre.decay_s)
+            angle = ratio * turns + rng.random()
+            angle = (2 * np.pi * (angle - np.floor(angle))).astype(np.float32)  # small: single precision is enough
+            wave += np.float32(strength) * fade * np.sin(angle)
+    level, low, high, fade_s = timbre.noise
+    if level:
+        noise = band_noise(len(t), low, min(high, 0.45 * rate_hz), rate_hz=rate_hz, rng=rng)
+        wave += level * noise * np.exp(-t / fade_s)
+    rate, depth = timbre.tremolo
+    if depth:
+        wave *= 1 - depth * (0.5 + 0.5 * np.sin(2 * np.pi * rate * t))
+    wave = (wave * (0.5 - 0.5 * np.cos(np.pi * np.clip(t / timbre.attack_s, 0, 1)))).astype(np.float32)
+    wave.setflags(write=False)
+    return wave
+
+
 def harmonics(*strengths: float) -> tuple[tuple[float, float], ...]:
     """Partials at whole multiples of the pitch."""
     return tuple((k + 1.0, s) for k, s in enumerate(strengths))
@@ -192,16 +201,6 @@ def band_noise(n: int, low_hz: float, high_hz: float, *, rate_hz: int, rng: np.r
     spectrum *= 1 / ((1 + low * low) * (1 + high * high))
     noise = np.fft.irfft(spectrum, size)[:n].astype(np.float32)
     return noise / max(float(noise.std()), 1e-9)
-
-
-def gate(n: int, intervals: tuple[tuple[float, float], ...], *, rate_hz: int) -> np.ndarray:
-    """1 inside the intervals, 0 outside, with short ramps on the inside.  → float32 [n]"""
-    t = np.arange(n, dtype=np.float32) / rate_hz
-    opened = np.zeros(n, np.float32)
-    for start_s, end_s in intervals:
-        ramp = np.minimum((t - start_s) / FADE_IN_S, (end_s - t) / FADE_OUT_S)
-        opened = np.maximum(opened, np.clip(ramp, 0, 1))
-    return opened
 
 
 def pan(place: float) -> tuple[float, float]:
@@ -232,10 +231,9 @@ def room(rate_hz: int, *, seed: int = 7) -> np.ndarray:
 
 def convolve(wave: np.ndarray, echo: np.ndarray) -> np.ndarray:
     """A mono wave in a room.  [n], [m 2] → float32 [n 2]"""
-    size = _fast_size(len(wave) + len(echo) - 1)
-    dry = np.fft.rfft(wave, size)
-    sides = [np.fft.irfft(dry * np.fft.rfft(side, size), size)[: len(wave)] for side in echo.T]
-    return np.stack(sides, 1).astype(np.float32)
+    if not len(wave):
+        return np.zeros((0, 2), np.float32)
+    return scipy.signal.oaconvolve(wave[:, None], echo, axes=0)[: len(wave)].astype(np.float32)
 
 
 def perform(
@@ -260,18 +258,22 @@ def perform(
     Returns:
         float32 [n 2]; exactly zero outside `heard`.
     """
-    n = round(duration_s * rate_hz)
-    dry = np.zeros(n, np.float32)
-    for note in notes:
-        sound, at = timbre.play(note, rate_hz=rate_hz, rng=rng), int(note.start_s * rate_hz)
-        room_left = max(min(len(sound), n - at), 0)
-        dry[at : at + room_left] += sound[:room_left]
-    opened = gate(n, heard, rate_hz=rate_hz)
+    part = np.zeros((round(duration_s * rate_hz), 2), np.float32)
     left, right = pan(place)
-    wet = convolve(dry, room(rate_hz)) * np.float32(0.22)
-    part = (
-        dry[:, None] * np.array([left, right], np.float32) + wet * np.array([0.35 + left, 0.35 + right], np.float32) / 2
-    )
-    part *= opened[:, None]
-    power = np.sqrt((part**2).sum() / max((opened > 0).sum(), 1))
+    sides = np.array([left, right], np.float32)
+    echo = room(rate_hz) * (np.float32(0.22) * (np.float32(0.35) + sides) / 2)
+    sounding = 0
+    for start_s, end_s in heard:
+        first, last = math.ceil(start_s * rate_hz), min(math.ceil(end_s * rate_hz), len(part))
+        dry = np.zeros(max(last - first, 0), np.float32)
+        for note in notes:
+            if start_s <= note.start_s < end_s:
+                sound, at = timbre.play(note, rate_hz=rate_hz, rng=rng), max(int(note.start_s * rate_hz) - first, 0)
+                room_left = max(min(len(sound), len(dry) - at), 0)
+                dry[at : at + room_left] += sound[:room_left]
+        t = (first + np.arange(len(dry), dtype=np.float32)) / rate_hz
+        opened = np.clip(np.minimum((t - start_s) / FADE_IN_S, (end_s - t) / FADE_OUT_S), 0, 1)
+        part[first:last] = (dry[:, None] * sides + convolve(dry, echo)) * opened[:, None]
+        sounding += np.count_nonzero(opened)
+    power = np.sqrt((part**2).sum() / max(sounding, 1))
     return part * np.float32(loudness / power) if power > 0 else part

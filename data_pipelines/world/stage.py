@@ -231,8 +231,10 @@ class Stage:
         """The mixed sound, float32 [n 2], peaks below 1."""
         scene, n = self.scene, round(self.scene.duration_s * rate_hz)
         rng = np.random.default_rng([scene.seed, 4])
-        hall = [sound.band_noise(n, 60, 900, rate_hz=rate_hz, rng=rng) for _ in range(2)]
-        wave = np.stack(hall, 1) * np.float32(scene.ambience)
+        # Ten seconds of it, again and again: nobody hears the seam.
+        low, high = self._backdrop.murmur
+        once = [sound.band_noise(min(n, 10 * rate_hz), low, high, rate_hz=rate_hz, rng=rng) for _ in range(2)]
+        wave = np.resize(np.stack(once, 1), (n, 2)) * np.float32(scene.ambience)
         for k in range(len(scene.performers)):
             wave += self.part(k, rate_hz=rate_hz)
         return wave * np.float32(min(1.0, 0.97 / max(float(np.abs(wave).max(initial=0)), 1e-9)))
