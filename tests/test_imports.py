@@ -10,8 +10,9 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 # Data workers import these; none of them may pull in jax, flax or orbax.
 LIGHT = [
-    "crab_jax", "crab_jax.batch", "crab_jax.config", "crab_jax.draw", "crab_jax.layout", "crab_jax.params",
-    "crab_jax.tasks", "crab_jax.tasks.samples", "crab_jax.tokens", "crab_jax.weights", "data_pipelines.decode",
+    "crab_jax", "crab_jax.batch", "crab_jax.config", "crab_jax.draw", "crab_jax.layout", "crab_jax.metrics",
+    "crab_jax.params", "crab_jax.tasks", "crab_jax.tasks.samples", "crab_jax.tokens", "crab_jax.weights",
+    "data_pipelines.decode",
     "data_pipelines.fbank", "data_pipelines.windows", "data_pipelines.world",
 ]  # fmt: skip
 # Package or module → prefixes of our own modules that it may import (itself always).
@@ -20,6 +21,7 @@ MAY_IMPORT = {
     "crab_jax/backbones": ["crab_jax.nn", "crab_jax.weights", "crab_jax.params", "crab_jax.config"],
     "crab_jax/tasks": ["crab_jax.tokens"],
     "crab_jax/draw": ["data_pipelines.image"],
+    "crab_jax/metrics": ["crab_jax.tasks"],
     "crab_jax/losses.py": ["crab_jax.nn"],
     "crab_jax/tokens.py": ["crab_jax.batch"],
     "crab_jax/batch.py": ["crab_jax.layout"],
