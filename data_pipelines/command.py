@@ -129,12 +129,13 @@ def _told(task: str, built: build.Built) -> str:
 
 
 def _check(args: argparse.Namespace) -> int:
+    from crab_jax.tokens import TokenizerError
     from data_pipelines import check
 
     try:
         return check.report(
             args.shards, html=args.html, items=args.items, tokenizer=args.tokenizer, say=sys.stdout.write
         )
-    except (ShardError, OSError) as error:
+    except (ShardError, TokenizerError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

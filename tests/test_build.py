@@ -38,11 +38,11 @@ def ask(name, **fields):
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory):
-    """Two videos, sounds, pictures and masks."""
+    """Two videos, sounds, pictures and masks. Sound is at 16 kHz, because importing the resampler takes seconds."""
     root = tmp_path_factory.mktemp("media")
     for k in range(2):
-        write_video(root / f"{k}.mp4", frames=12 + k, sound=tone(2, 44100, hz=300 + 100 * k))
-    write_video(root / "short.mp4", frames=3, sound=tone(2, 44100))
+        write_video(root / f"{k}.mp4", frames=12 + k, sound=tone(2, 16000, hz=300 + 100 * k), sound_rate=16000)
+    write_video(root / "short.mp4", frames=3, sound=tone(2, 16000), sound_rate=16000)
     write_sound(root / "0.wav", tone(2, 16000, channels=2), 16000, subtype="PCM_16")
     random = np.random.default_rng(0)
     for k in range(3):
@@ -182,12 +182,12 @@ def test_the_same_bytes_with_any_number_of_workers(media, tmp_path):
 
 @pytest.fixture
 def ave_root(media, tmp_path):
-    """A root as the AVE data set has it, with 100 clips."""
+    """A root as the AVE data set has it, with 130 clips."""
     root = tmp_path / "root"
     (root / "data/ave_data").mkdir(parents=True)
     (root / "AVE_Dataset/AVE").mkdir(parents=True)
     entries = []
-    for i in range(100):
+    for i in range(130):
         os.link(media / f"{i % 2}.mp4", root / f"AVE_Dataset/AVE/{i}.mp4")
         entries.append({"event": "Bark", "vid": str(i), "start_time": 0, "end_time": 2})
     (root / "data/ave_data/test_samples.json").write_text(json.dumps(entries))
@@ -196,29 +196,25 @@ def ave_root(media, tmp_path):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_and_continued(ave_root, tmp_path, how):
-    crab = [sys.executable, "-m", "crab_jax.cli", "data", "build", "ave", "--splits", "test", "--size", "32"]
-
-    def command(out):
-        return [*crab, "--root", str(ave_root), "--out", str(tmp_path / out), "--jobs", "2"]
-
-    undisturbed = subprocess.run(command("undisturbed"), capture_output=True, text=True)
-    assert undisturbed.returncode == 0, undisturbed.stderr
+    options = Options(jobs=0, size=32, splits=("test",))
+    build(ALL["ave"], root=ave_root, out=tmp_path / "undisturbed", options=options)
     stage = tmp_path / "stopped" / "ave" / f"{SCHEMA}.building"
-    running = subprocess.Popen(command("stopped"), stderr=subprocess.PIPE, text=True)
+    crab = [sys.executable, "-m", "crab_jax.cli", "data", "build", "ave", "--splits", "test", "--size", "32"]
+    words = ["--root", str(ave_root), "--out", str(tmp_path / "stopped"), "--jobs", "1"]
+    running = subprocess.Popen([*crab, *words], stderr=subprocess.PIPE, text=True)
     while not list(stage.glob("*.done.json")) and running.poll() is None:
         time.sleep(0.005)
     running.send_signal(how)
     _, said = running.communicate(timeout=60)  # also waits for the workers, which hold the pipe
     assert running.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130), said
     assert not (tmp_path / "stopped" / "ave" / SCHEMA).exists()
-    kept = {path: path.stat().st_mtime_ns for path in stage.glob("*.array_record")}
-    assert 0 < len(kept) < 4
+    kept = list(stage.glob("*.done.json"))
+    assert 0 < len(kept) < 5
     (stage.parent / f"incomplete.ABCDEF_{SCHEMA}").mkdir()  # as if TFDS had been killed
-    options = Options(jobs=0, size=32, splits=("test",))
     watched = _Watched()
     build(ALL["ave"], root=ave_root, out=tmp_path / "stopped", options=options, progress=watched)
     assert watched.steps[0] == 32, "what was finished is not encoded again"
-    assert watched.clips == sum(watched.steps) == 100
+    assert watched.clips == sum(watched.steps) == 130
     assert files(tmp_path / "stopped" / "ave" / SCHEMA) == files(tmp_path / "undisturbed" / "ave" / SCHEMA)
     assert os.listdir(tmp_path / "stopped" / "ave") == [SCHEMA]
 
@@ -242,22 +238,19 @@ class Deadly(pathlib.PosixPath):
 
 
 def test_a_worker_that_dies_costs_one_clip(media, tmp_path):
-    plain = ave_clips(70)
+    plain = ave_clips(40)
 
     def clips(root, split):
         for i, clip in enumerate(plain(root, split)):
-            yield dataclasses.replace(clip, video=Deadly(clip.video)) if i in (3, 40) else clip
+            yield dataclasses.replace(clip, video=Deadly(clip.video)) if i in (3, 20) else clip
 
     built = build(spec_of("ave", clips), root=media, out=tmp_path, options=dataclasses.replace(EXACT, jobs=2))
-    assert [(r["id"], r["kind"], r["examples"]) for r in rejects(built.folder)] == [
-        ("c3", "crash", 2),
-        ("c40", "crash", 2),
-    ]
-    assert "ended the process" in rejects(built.folder)[0]["reason"]
-    assert (built.counts["train"].records, built.counts["train"].media) == (68, 4)
-    build(spec_of("ave", ave_clips(70)), root=media, out=tmp_path / "well", options=EXACT)
-    well = [record.clip_id for record in open_shards(tmp_path / "well", "ave", "train")]
-    assert [r.clip_id for r in open_shards(tmp_path, "ave", "train")] == [c for c in well if c not in ("c3", "c40")]
+    first, second = rejects(built.folder)
+    assert (first["id"], first["kind"], first["examples"], second["id"]) == ("c3", "crash", 2, "c20")
+    assert "ended the process" in first["reason"]
+    assert (built.counts["train"].records, built.counts["train"].media) == (38, 4)
+    ids = [f"c{i}" for i in range(40) if i not in (3, 20)]
+    assert [record.clip_id for record in open_shards(tmp_path, "ave", "train")] == ids
 
 
 def test_clips_are_drawn_as_they_are_needed(media, tmp_path):
@@ -462,8 +455,8 @@ def test_command_line(ave_root, tmp_path, capsys):
     words += ["--splits", "test", "--frames", "png"]
     assert cli.main(words) == 0
     said = capsys.readouterr()
-    assert "100 examples about 100 of 100 clips" in said.out
-    assert "100/100" in said.err
+    assert "130 examples about 130 of 130 clips" in said.out
+    assert "130/130" in said.err
     assert cli.main(words) == 0
     assert "complete already" in capsys.readouterr().out
     assert cli.main([*words, "--splits", "val"]) == 1
