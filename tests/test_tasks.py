@@ -541,7 +541,7 @@ PARSERS = list({spec.parse: spec for spec in ALL.values()}.values())  # one task
 
 
 def some_strings(number: int):
-    """Checks as many strings, fifty from each seed that hypothesis draws: a string costs hypothesis more than a parser."""
+    """Checks as many strings, fifty from each seed: a string costs hypothesis more than it costs a parser."""
 
     @settings(max_examples=number // 50, deadline=None)
     @given(st.randoms(use_true_random=False), st.sampled_from([ALPHABET, FRAGMENTS]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from crab_jax.tasks import parsing
 from crab_jax.tasks.annotations import Source
@@ -96,6 +97,7 @@ def clips(root: pathlib.Path, split: str) -> Iterator[Clip | Reject]:
 
     def asks(vid: str, entries: Sequence[Entry]) -> Iterator[Ask | Reject]:
         events: list[Event] = []
+        raw: list[dict[str, Any]] = []
         for entry in entries:
             times = entry.seconds("start_time", "end_time", length=_MEDIA.seconds)
             event = Event(entry.one_of("event", AVE_EVENTS), *times)
@@ -103,8 +105,8 @@ def clips(root: pathlib.Path, split: str) -> Iterator[Clip | Reject]:
                 yield source.reject(vid, entry.source, f"{event.name}, {times[0]} to {times[1]} s, stands here twice")
             else:
                 events.append(event)
+                raw.append(dict(entry.fields))
         text = source.read_text(entries[0], texts / f"{vid}.txt") if texts else ""
-        raw = [dict(e.fields) for e in entries]
         row = Row(events=tuple(sorted(events, key=lambda e: e.start_s)), label_text=text)
         yield Ask(id=vid, row=row, raw={"annotations": raw} if len(raw) > 1 else raw[0])
 

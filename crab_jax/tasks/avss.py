@@ -11,10 +11,10 @@ from crab_jax.tasks.base import AUDIO, IMAGE, Row, TaskSpec, Wording, fill
 from crab_jax.tasks.clips import Clip, Reject
 
 LAYOUT = """
-AVS/avss_samples.json                     [{uid, a_obj, split}, …]; split is train, val or test
+AVS/avss_samples.json                [{uid, a_obj, split}, …]; split is train, val or test
 AVS/v2/<uid>/frames/{0..9}.jpg
 AVS/v2/<uid>/audio.wav
-AVS/v2/<uid>/labels_rgb/{0..9}.png   the 71 colours
+AVS/v2/<uid>/labels_rgb/{0..9}.png   the 71 colours of AVSBench
 """
 SECONDS = 10
 

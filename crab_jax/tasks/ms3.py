@@ -11,10 +11,10 @@ from crab_jax.tasks.base import Row, TaskSpec, Wording, fill
 from crab_jax.tasks.clips import Clip, Reject
 
 LAYOUT = """
-AVS/ms3_samples.json                     [{uid, a_obj, split}, …]; split is train, val or test
+AVS/ms3_samples.json                       [{uid, a_obj, split}, …]; split is train, val or test
 AVS/v1m/<uid>/frames/{0..4}.jpg
 AVS/v1m/<uid>/audio.wav
-AVS/v1m/<uid>/labels_semantic/{0..4}.png   a class id or 255 where it sounds
+AVS/v1m/<uid>/labels_semantic/{0..4}.png   a class or 255 where it sounds
 """
 SECONDS = 5
 

@@ -10,10 +10,10 @@ from crab_jax.tasks.base import Row, TaskSpec, Wording, fill
 from crab_jax.tasks.clips import Clip, Reject
 
 LAYOUT = """
-AVS/s4_samples.json                     [{uid, a_obj, split}, …]; split is train, val or test
+AVS/s4_samples.json                        [{uid, a_obj, split}, …]; split is train, val or test
 AVS/v1s/<uid>/frames/{0..4}.jpg
 AVS/v1s/<uid>/audio.wav
-AVS/v1s/<uid>/labels_semantic/{0..4}.png   a class id or 255 where it sounds; in training only 0.png is read
+AVS/v1s/<uid>/labels_semantic/{0..4}.png   a class or 255 where it sounds; in training only 0.png is read
 """
 SECONDS = 5
 
