@@ -30,13 +30,19 @@ def token_nll(logits, labels):
 
     Source: specification 7.5.
     """
+    nll, labelled = row_nll(logits, labels)
+    return nll.sum(), labelled.sum()
+
+
+def row_nll(logits, labels):
+    """`token_nll` row by row: sums and numbers of labelled positions, two float32 [B]."""
     sizes = expect(logits, "B L V")
     expect(labels, "B L", B=sizes["B"], L=sizes["L"])
     labelled = labels >= 0
     right = jnp.take_along_axis(logits, jnp.where(labelled, labels, 0)[..., None], axis=-1)[..., 0]
     # logsumexp minus one entry: the log-softmax of the whole vocabulary is never stored.
     nll = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1) - right.astype(jnp.float32)
-    return jnp.where(labelled, nll, 0.0).sum(), labelled.sum().astype(jnp.float32)
+    return jnp.where(labelled, nll, 0.0).sum(-1), labelled.sum(-1).astype(jnp.float32)
 
 
 def bce(logits, target):
@@ -120,33 +126,56 @@ def mask_loss(
     """
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction: expected 'sum' or 'mean', found {reduction!r}")
-    sizes = expect(masks, "B S T")
-    expect(is_semantic, "B", B=sizes["B"])
-    expect(valid, "B", B=sizes["B"])
-    chosen = {"binary": valid & ~is_semantic, "semantic": valid & is_semantic}
-    number = {head: mine.sum().astype(jnp.float32) for head, mine in chosen.items()}
+    terms = mask_terms(logits, masks, is_semantic, valid)
+    number = {
+        "binary": (valid & ~is_semantic).sum().astype(jnp.float32),
+        "semantic": (valid & is_semantic).sum().astype(jnp.float32),
+    }
     total = jnp.maximum(number["binary"] + number["semantic"], 1)
 
-    def reduced(head, per_sample):
-        """Over the samples of this head; other logits are blanked first: no NaN returns through the gradient."""
-        if head not in logits:
-            return jnp.where(number[head] > 0, jnp.nan, 0.0)
-        expect(logits[head], "B C S T", **sizes)
-        mine = chosen[head]
-        x = jnp.where(mine[:, None, None, None], logits[head], 0)
-        terms = per_sample(x, jnp.where(mine[:, None, None], masks, 0)) / _PER_SAMPLE
-        terms = jnp.where(mine, terms, 0.0).sum()
-        return terms if reduction == "sum" else terms / jnp.maximum(number[head], 1)
+    def reduced(name, head):
+        return terms[name].sum() if reduction == "sum" else terms[name].sum() / jnp.maximum(number[head], 1)
 
-    if "binary" in logits:
-        expect(logits["binary"], "B 1 S T", **sizes)
     parts = {
-        "bce": reduced("binary", lambda x, t: bce(x[:, 0], t)),
-        "dice": reduced("binary", lambda x, t: dice(x[:, 0], t)),
-        "semantic_ce": reduced("semantic", semantic_ce),
+        "bce": reduced("bce", "binary"),
+        "dice": reduced("dice", "binary"),
+        "semantic_ce": reduced("semantic_ce", "semantic"),
         "binary_samples": number["binary"],
         "semantic_samples": number["semantic"],
     }
     binary = bce_weight * parts["bce"] + dice_weight * parts["dice"]
     loss = number["binary"] / total * binary + number["semantic"] / total * semantic_weight * parts["semantic_ce"]
     return loss, parts
+
+
+def mask_terms(logits: Mapping[str, Any], masks, is_semantic, valid) -> dict[str, Any]:
+    """The losses of every mask on its own, neither reduced nor weighted.
+
+    Args:
+        logits, masks, is_semantic, valid: see `mask_loss`.
+
+    Returns:
+        `bce`, `dice` and `semantic_ce`, each float32 [B]: 0 for samples of the other kind and for those that are not
+        valid, NaN for a valid sample whose head is not among `logits`.
+    """
+    sizes = expect(masks, "B S T")
+    expect(is_semantic, "B", B=sizes["B"])
+    expect(valid, "B", B=sizes["B"])
+    chosen = {"binary": valid & ~is_semantic, "semantic": valid & is_semantic}
+
+    def term(head, per_sample):
+        """Other logits are blanked first: no NaN returns through the gradient."""
+        mine = chosen[head]
+        if head not in logits:
+            return jnp.where(mine, jnp.nan, 0.0)
+        expect(logits[head], "B C S T", **sizes)
+        x = jnp.where(mine[:, None, None, None], logits[head], 0)
+        return jnp.where(mine, per_sample(x, jnp.where(mine[:, None, None], masks, 0)) / _PER_SAMPLE, 0.0)
+
+    if "binary" in logits:
+        expect(logits["binary"], "B 1 S T", **sizes)
+    return {
+        "bce": term("binary", lambda x, t: bce(x[:, 0], t)),
+        "dice": term("binary", lambda x, t: dice(x[:, 0], t)),
+        "semantic_ce": term("semantic", semantic_ce),
+    }

@@ -94,6 +94,7 @@ class Crab(nn.Module):
         train: dropout of projectors and LoRA on (needs the rng "dropout").
         unrolled: see `Llama`.
         remat: see `Llama`.
+        train_encoders: CLIP and BEATs get gradients. Otherwise the backward pass never enters them.
     """
 
     config: CrabConfig
@@ -101,6 +102,7 @@ class Crab(nn.Module):
     train: bool = False
     unrolled: bool = False
     remat: str | None = None
+    train_encoders: bool = False
 
     def setup(self):
         c = self.config
@@ -118,7 +120,7 @@ class Crab(nn.Module):
             self.mask_decoder = MaskDecoder(c.mask_decoder, self.dtype)
 
     def encode_frames(self, frames) -> FrameFeatures:
-        """Pictures → tokens and scales; CLIP runs once and is never differentiated.
+        """Pictures → tokens and scales; CLIP runs once for both.
 
         Args:
             frames: uint8 [n S S 3], or float32 already normalised.
@@ -126,7 +128,7 @@ class Crab(nn.Module):
         size = self.config.clip.image_size
         expect(frames, "n S S 3", S=size)
         pixels = clip.normalise(frames) if frames.dtype == jnp.uint8 else frames
-        taps = jax.lax.stop_gradient(self.clip(pixels))
+        taps = self._encoded(self.clip(pixels))
         tokens = self.vl_projector(taps[-1], deterministic=not self.train)
         return FrameFeatures(tokens, tuple(taps[:2]))
 
@@ -137,9 +139,12 @@ class Crab(nn.Module):
             fbank: float32 [n F 128], normalised log-mel; F is a capacity.
             rows: int32 [n], how many patch rows are real (rows of 16 frames as published).
         """
-        features = jax.lax.stop_gradient(self.beats(fbank, rows))
+        features = self._encoded(self.beats(fbank, rows))
         mask = token_mask(self.config.beats, rows, fbank.shape[1])
         return self.al_projector(features, mask, deterministic=not self.train)
+
+    def _encoded(self, features):
+        return features if self.train_encoders else jax.lax.stop_gradient(features)
 
     def place(self, tokens, visual, audio):
         """Embeds a row: the n-th visual token goes into the row's n-th visual placeholder, audio likewise.
@@ -196,16 +201,22 @@ class Crab(nn.Module):
             batch: see `Batch`.
             heads: mask classifiers to run on the batch's mask targets; empty skips the mask decoder.
         """
+        states, scales = self.states(batch)
+        logits = self.llama.logits(states)
+        return Forward(logits, states, self.masks_of(states, scales, batch, heads=heads) if heads else {})
+
+    def states(self, batch: Batch):
+        """Final-norm states [B L D] of a teacher-forced pass, and the scales of `embed_batch`."""
         x, scales = self.embed_batch(batch)
         states, _, _ = self.llama(x, batch.position, causal(batch.segment))
-        logits = self.llama.logits(states)
-        masks = {}
-        if heads:
-            h = mask_states(states, batch, self.config.token_ids)
-            at = batch.mask_frame[:, :, None, None]
-            chosen = tuple(jnp.take_along_axis(s, at, axis=1).reshape(-1, *s.shape[2:]) for s in scales)
-            masks = self.decode_masks(h.reshape(-1, *h.shape[2:]), chosen, batch.mask_semantic.reshape(-1), heads=heads)
-        return Forward(logits, states, masks)
+        return states, scales
+
+    def masks_of(self, states, scales, batch: Batch, *, heads: Sequence[str]):
+        """Mask logits per head, float32 [B·M classes S S], of the batch's mask targets."""
+        h = mask_states(states, batch, self.config.token_ids)
+        at = batch.mask_frame[:, :, None, None]
+        chosen = tuple(jnp.take_along_axis(s, at, axis=1).reshape(-1, *s.shape[2:]) for s in scales)
+        return self.decode_masks(h.reshape(-1, *h.shape[2:]), chosen, batch.mask_semantic.reshape(-1), heads=heads)
 
     def encode_only(self, batch: Batch):
         """Touches every parameter once, for initialisation."""

@@ -302,6 +302,26 @@ def config_from_original(cfg: Mapping[str, Any]) -> BeatsConfig:
     return build(BeatsConfig, {name: value for name, value in cfg.items() if name in used}, where="beats cfg")
 
 
+# Path of a parameter inside this part (full match) → logical axes, see crab_jax/sharding.py.
+AXES = {
+    r"patch_embed/kernel": ("whole", "whole", "whole", "embed"),
+    r"patch_embed/bias": ("whole",),
+    r"patch_proj/kernel": ("embed", "whole"),
+    r"patch_proj/bias": ("whole",),
+    r"(patch|encoder)_norm/(scale|bias)": ("whole",),
+    r"positions/v": ("whole", "whole", "embed"),
+    r"positions/(g|bias)": ("whole",),
+    r"relative_bias": ("whole", "whole"),
+    r"layers/attn/[qkv]/kernel": ("layers", "embed", "heads"),
+    r"layers/attn/out/kernel": ("layers", "heads", "embed"),
+    r"layers/attn/gate/kernel": ("layers", "whole", "whole"),
+    r"layers/attn/gate_scale": ("layers", "whole"),
+    r"layers/up/kernel": ("layers", "embed", "mlp"),
+    r"layers/down/kernel": ("layers", "mlp", "embed"),
+    r"layers/.*/(scale|bias)": ("layers", "whole"),
+}
+
+
 def weight_table(config: BeatsConfig) -> WeightTable:
     """Names as in the `model` dict of the checkpoint.
 

@@ -228,6 +228,20 @@ def config_from_original(config_json: Mapping[str, Any], *, taps: tuple[int, ...
     )
 
 
+# Path of a parameter inside this part (full match) → logical axes, see crab_jax/sharding.py.
+AXES = {
+    r"class_token": ("whole",),
+    r"positions": ("whole", "embed"),
+    r"patch_embed/kernel": ("whole", "whole", "whole", "embed"),
+    r"pre_norm/(scale|bias)": ("whole",),
+    r"layers/attn/[qkv]/kernel": ("layers", "embed", "heads"),
+    r"layers/attn/out/kernel": ("layers", "heads", "embed"),
+    r"layers/up/kernel": ("layers", "embed", "mlp"),
+    r"layers/down/kernel": ("layers", "mlp", "embed"),
+    r"layers/.*/(scale|bias)": ("layers", "whole"),
+}
+
+
 def weight_table(config: ClipConfig) -> WeightTable:
     """Names as in the Hugging Face file, `vision_model.…`.
 

@@ -422,6 +422,7 @@ AXES = {
     r"norm/scale": ("whole",),
 }
 
+
 def weight_table(config: LlamaConfig) -> WeightTable:
     """Names relative to the model after the prefixes `module.`, `base_model.model.` and `model.` are gone.
 

@@ -481,6 +481,23 @@ class MaskDecoder(nn.Module):
         return mixed
 
 
+# Path of a parameter inside this part (full match) → logical axes, see crab_jax/sharding.py.
+# Only what is wide is split: the prompt's MLP holds more than half of all numbers of this part.
+AXES = {
+    r"prompt/lin1/kernel": ("embed", "mlp"),
+    r"prompt/lin2/kernel": ("mlp", "embed"),
+    r"neck/conv1/kernel": ("embed", "whole"),
+    r"neck/conv2/kernel": ("whole", "whole", "whole", "whole"),
+    r"(level|output)_up/kernel": ("whole", "whole", "whole", "whole"),
+    r"(query_generator/.*|hyper/lin\d|mix/lin\d|classifier_.*|transformer/level\d/final_attn/.)/kernel": ("whole",) * 2,
+    r"transformer/level\d/final_attn/out/kernel": ("whole", "whole"),
+    r"transformer/level\d/layers/.*/kernel": ("layers", "whole", "whole"),
+    r"transformer/level\d/layers/.*/(scale|bias)": ("layers", "whole"),
+    r"(?!.*/layers/).*/(scale|bias)": ("whole",),
+    r"no_mask": ("whole",),
+    r"(level_embed|query_tokens|pe/level\d)": ("whole", "whole"),
+}
+
 # A 1 x 1 convolution (out, in, 1, 1) ↔ kernel [in out].
 _POINTWISE = Op("pointwise", lambda x: x[:, :, 0, 0].transpose(1, 0), lambda x: x.transpose(1, 0)[:, :, None, None])
 

@@ -208,6 +208,25 @@ class QFormer(nn.Module):
         return x, seen
 
 
+# Path of a parameter inside this part (full match) → logical axes, see crab_jax/sharding.py.
+# Layers are stacked once in `layers` and `tail/rest`, twice in `layers/rest`, and not at all in `tail`.
+_LAYER = {
+    r"(attn|cross)/[qkv]/kernel": ("embed", "heads"),
+    r"(attn|cross)/out/kernel": ("heads", "embed"),
+    r"up/kernel": ("embed", "mlp"),
+    r"down/kernel": ("mlp", "embed"),
+    r"((attn|cross)/([qkv]|out|norm)|up|down|norm)/(scale|bias)": ("whole",),
+}
+_STACKS = {"layers": 1, "layers/rest": 2, "tail": 0, "tail/rest": 1}
+AXES = {
+    r"queries": ("whole", "embed"),
+    r"(input|query)_norm/(scale|bias)": ("whole",),
+    r"proj_\d+/kernel": ("embed", "mlp"),
+    r"proj_\d+/bias": ("whole",),
+    **{f"{stack}/{p}": ("layers",) * n + names for stack, n in _STACKS.items() for p, names in _LAYER.items()},
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class _LayerRule(Rule):
     """`{i}` of the key is not the index itself but `first + Σ index · stride`: the layer that stands in that place."""
