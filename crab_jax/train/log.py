@@ -1,0 +1,162 @@
+"""What a person, a script and TensorBoard see of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# bfloat16 products per second of one device, dense, as the makers state them. Source: their data sheets.
+PEAK_FLOPS: Mapping[str, float] = {
+    "A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L4": 121e12,
+    "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5p": 459e12, "TPU v5": 459e12,
+    "TPU v6 lite": 918e12, "TPU v6e": 918e12, "TPU7x": 2307e12,
+}  # fmt: skip
+
+
+def peak_flops(kind: str) -> float | None:
+    """The peak of a device by its name (`jax.Device.device_kind`), or None if it is not known."""
+    found = [name for name in PEAK_FLOPS if name.lower() in kind.lower()]
+    return PEAK_FLOPS[max(found, key=len)] if found else None
+
+
+class RunLog:
+    """metrics.jsonl with a line per step, event files for TensorBoard, and a line for people now and then.
+
+    Only one process writes; in the others all methods do nothing.
+
+    Args:
+        workdir: of the run.
+        say: takes a line for people.
+        first: the step that comes next. What the files hold from there on was of a run that was cut off: the lines are
+            removed, the events purged.
+        total: steps of the whole run.
+        every: steps between two lines for people.
+        tensorboard: whether to write event files.
+        peak: products per second of all devices together, for the MFU; None: not known.
+        writes: whether this process does anything.
+    """
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        say: Callable[[str], Any],
+        *,
+        first: int,
+        total: int,
+        every: int,
+        tensorboard: bool,
+        peak: float | None = None,
+        writes: bool = True,
+    ):
+        self._say, self._total, self._every, self._peak, self._writes = say, total, every, peak, writes
+        self._first, self._since, self._window = first, time.monotonic(), []
+        self._events = self._lines = None
+        if not writes:
+            return
+        path = workdir / "metrics.jsonl"
+        keep_steps(path, first)
+        self._lines = path.open("a", encoding="utf-8")
+        if tensorboard:
+            from tensorboardX import SummaryWriter  # imported here: it is slow, and not everybody wants it
+
+            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first, flush_secs=30)
+
+    def close(self) -> None:
+        """Writes what is still in memory."""
+        if self._lines is not None:
+            self._lines.close()
+        if self._events is not None:
+            self._events.close()
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        if self._writes:
+            self._say(text)
+
+    def step(self, step: int, values: Mapping[str, float], *, tokens: float, flops: float, fill: Mapping[str, float]):
+        """Notes one finished step.
+
+        Args:
+            step: its number, from 1.
+            values: the metrics, and `seconds` and `data_wait_s` of this step.
+            tokens: real ones in it, over all processes.
+            flops: products in it that count for the MFU.
+            fill: resource → share of the rows of this process that is used.
+        """
+        if not self._writes:
+            return
+        line = {"step": step, **values, **{f"fill/{k}": v for k, v in fill.items()}}
+        line["tokens_per_s"] = tokens / values["seconds"]
+        if self._peak:
+            line["mfu"] = flops / values["seconds"] / self._peak
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        self._scalars(step, line)
+        self._window.append(line)
+        if step % self._every == 0 or step == self._total or step == self._first + 1:
+            self._say(self._progress(step))
+            self._window.clear()
+
+    def scalars(self, step: int, values: Mapping[str, float], *, kind: str) -> None:
+        """Further values, under their own kind: a line of their own in metrics.jsonl."""
+        if self._writes:
+            self._lines.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+            self._lines.flush()
+            self._scalars(step, {f"{kind}/{name}": x for name, x in values.items()})
+
+    def _scalars(self, step: int, values: Mapping[str, float]) -> None:
+        if self._events is not None:
+            for name, x in values.items():
+                if name != "step":
+                    self._events.add_scalar(name, x, step)
+
+    def _progress(self, step: int) -> str:
+        def mean(name: str) -> float:
+            found = [line[name] for line in self._window if name in line]
+            return sum(found) / len(found) if found else float("nan")
+
+        seconds = mean("seconds")
+        losses = [n for n in self._window[-1] if n.startswith("loss/")]
+        parts = " ".join(f"{n.removeprefix('loss/')} {mean(n):.4f}" for n in losses)
+        texts = [
+            f"step {step}/{self._total}",
+            f"loss {mean('loss'):.4f}" + (f" ({parts})" if len(losses) > 1 else ""),
+            f"grad {mean('grad_norm'):.3g}",
+            f"lr {self._window[-1]['rate']:.3g}",
+            f"{seconds:.3g} s/step",
+            f"{mean('tokens_per_s'):,.0f} tokens/s",
+        ]
+        if self._peak:
+            texts.append(f"MFU {mean('mfu'):.1%}")
+        texts.append(f"data wait {mean('data_wait_s') / seconds:.0%}")
+        filled = [f"{n.removeprefix('fill/')} {mean(n):.0%}" for n in self._window[-1] if n.startswith("fill/")]
+        if filled:
+            texts.append("fill " + " ".join(filled))
+        texts.append(f"ETA {_duration((self._total - step) * seconds)}")
+        return " | ".join(texts)
+
+
+def keep_steps(path: pathlib.Path, last: int) -> None:
+    """Drops the lines of metrics.jsonl behind step `last`, and one that was cut off in the middle."""
+    if not path.is_file():
+        return
+    kept = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(text)["step"] <= last:
+                kept.append(text + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _duration(seconds: float) -> str:
+    minutes, s = divmod(int(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
