@@ -1,0 +1,196 @@
+"""Trains one stage on whatever devices there are.
+
+    python -m launch.train --config configs/finetune.py --workdir runs/joint \\
+        --config.stage.base=WEIGHTS --config.data.shards=DATA [--config.run.steps=50 …]
+
+The same command on every host of a pod trains on the pod. Started again after anything, it goes on from the newest
+checkpoint. Exit codes: 0 finished, 75 asked to stop (SIGTERM, Ctrl-C) after saving: start it again, 1 an error that a
+message explains, 2 wrong arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import signal
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, perhaps with :ARGUMENTS.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Gets checkpoints, metrics and the resolved config.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0. Empty: found in the environment (TPU pod, Slurm, GKE), or one process."
+)
+_PROCESSES = flags.DEFINE_integer("processes", 0, "With --coordinator: how many processes there are.")
+_PROCESS = flags.DEFINE_integer("process", -1, "With --coordinator: the number of this one.")
+_CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0, "Pretend that the CPU is so many devices; 0: one.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+# Each means more than one process if it names more than one.
+_CLUSTER = ("TPU_WORKER_HOSTNAMES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
+HEARTBEAT_S = 100  # a process that is silent for so long is gone, and the others stop
+
+
+def main(argv: list[str]) -> None:
+    """See the module. Leaves through `sys.exit`."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    sys.exit(run(_CONFIG.value, pathlib.Path(_WORKDIR.value)))
+
+
+def run(config, workdir: pathlib.Path) -> int:
+    """Builds everything from a config and trains.
+
+    Args:
+        config: a `ConfigDict`, see `crab_jax.recipe.Recipe`.
+        workdir: of the run.
+
+    Returns:
+        The exit code.
+    """
+    from crab_jax.config import ConfigError, build
+    from crab_jax.recipe import Recipe
+
+    try:
+        recipe = build(Recipe, config.to_dict(), where="config")
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    _start_processes()
+    from crab_jax.train.loop import PREEMPTED, CheckpointError, NonFinite, Recompiled
+
+    try:
+        return 0 if _train(recipe, workdir) else PREEMPTED
+    except (CheckpointError, NonFinite, Recompiled, ValueError, OSError, RuntimeError) as error:
+        if type(error) in (RuntimeError, ValueError):  # not one of those that we raise ourselves: where matters
+            raise
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 1
+
+
+def _start_processes() -> None:
+    """Devices and processes, before anything asks JAX for either."""
+    os.environ.setdefault(
+        "JAX_COMPILATION_CACHE_DIR",
+        str(pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "crab_jax", "xla")),
+    )
+    import jax
+
+    if _CPU_DEVICES.value:
+        jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
+    if _COORDINATOR.value:
+        jax.distributed.initialize(
+            _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, heartbeat_timeout_seconds=HEARTBEAT_S
+        )
+    elif any(_several(os.environ.get(name, "")) for name in _CLUSTER):
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_S)
+    # JAX catches SIGTERM itself when there are several processes; the loop wants it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _several(value: str) -> bool:
+    return len(value.split(",")) > 1 or (value.isdigit() and int(value) > 1)
+
+
+def _train(recipe, workdir: pathlib.Path) -> bool:
+    """Returns whether the run is finished."""
+    import jax
+
+    from crab_jax.config import to_dict
+    from crab_jax.sharding import make_mesh, rows_here
+    from crab_jax.starting import model_config, starting_params
+    from crab_jax.system import CrabSystem
+    from crab_jax.train.loop import Training, train
+    from data_pipelines.stream.loader import Stream
+
+    say = (lambda text: print(text, flush=True)) if jax.process_index() == 0 else (lambda _: None)
+    sizes = model_config(recipe.stage, recipe.model)
+    mesh = make_mesh(data=recipe.mesh.data, fsdp=recipe.mesh.fsdp, tensor=recipe.mesh.tensor)
+    first, last = rows_here(mesh, recipe.run.rows)
+    count = recipe.run.rows // (last - first)
+    with Stream(
+        _sources(recipe.data),
+        _settings(recipe),
+        tokenizer=_tokenizer(recipe.stage.base),
+        sizes=sizes.feature_sizes,
+        process=first // (last - first),
+        processes=count,
+        workers=recipe.data.workers,
+        buffer=recipe.data.buffer,
+        max_skipped=recipe.data.max_skipped,
+    ) as stream:
+        if stream.left_out:
+            example = stream.left_out[0]
+            say(f"{len(stream.left_out)} examples are left out, for example {example.name}: {example.reason}")
+        trainable, frozen = starting_params(
+            recipe.stage, sizes, mesh, frozen_dtype=recipe.compute.frozen_dtype, seed=recipe.run.seed
+        )
+        about = to_dict(recipe) | {"model": to_dict(sizes)}
+        if jax.process_index() == 0:
+            workdir.mkdir(parents=True, exist_ok=True)
+            (workdir / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        system = CrabSystem(
+            sizes,
+            recipe.loss,
+            recipe.compute,
+            train_encoders=recipe.stage.train_encoders,
+            trains_llama=any(p.startswith("llama/layers/") and p.endswith("kernel") for p in trainable),
+        )
+        numbers = {
+            name: sum(x.size for x in flat.values()) for name, flat in (("trains", trainable), ("frozen", frozen))
+        }
+        say(f"{recipe.stage.name}: trains {numbers['trains']:,} numbers, {numbers['frozen']:,} are frozen")
+        settings = Training(
+            run=recipe.run, optim=recipe.optim, save=recipe.save, log=recipe.log, mesh=mesh, workdir=workdir,
+            about=about, total=_steps(recipe, stream),
+        )  # fmt: skip
+        return train(settings, system, trainable, frozen, stream, say=say).finished
+
+
+def _sources(data):
+    from crab_jax.tasks import ALL
+    from data_pipelines.records import open_shards
+    from data_pipelines.stream.tables import Source
+
+    pairs = [source.split("/") for source in data.sources]
+    return [Source(open_shards(data.shards, task, split), ALL[task]) for task, split in pairs]
+
+
+def _settings(recipe):
+    from crab_jax.tasks import Wording
+    from data_pipelines.stream.loader import StreamSettings
+
+    data = recipe.data
+    return StreamSettings(
+        layout=data.layout,
+        rows=recipe.run.rows,
+        wording=Wording(data.wording),
+        seed=data.seed,
+        weights=dict(zip(data.sources, data.weights, strict=True)) if data.weights else None,
+        choose=data.choose,
+        packed=data.packed,
+        epochs=None,
+        block=data.block,
+        max_left_out=data.max_left_out,
+    )
+
+
+def _tokenizer(base: str):
+    from crab_jax.tokens import Tokenizer
+
+    return Tokenizer(pathlib.Path(base) / "tokenizer.model") if base else Tokenizer.tiny()
+
+
+def _steps(recipe, stream) -> int:
+    """Optimizer steps of the whole run; epochs are counted in examples, of which a packed row holds several."""
+    if recipe.run.steps:
+        return recipe.run.steps
+    return math.ceil(stream.units * recipe.run.epochs / (recipe.run.rows * stream.examples_per_row()))
+
+
+if __name__ == "__main__":
+    app.run(main)
