@@ -12,8 +12,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 LIGHT = [
     "crab_jax", "crab_jax.batch", "crab_jax.config", "crab_jax.draw", "crab_jax.layout", "crab_jax.metrics",
     "crab_jax.params", "crab_jax.tasks", "crab_jax.tasks.samples", "crab_jax.tokens", "crab_jax.weights",
-    "data_pipelines.decode",
-    "data_pipelines.fbank", "data_pipelines.windows", "data_pipelines.world",
+    "data_pipelines.build", "data_pipelines.check", "data_pipelines.contact_sheet", "data_pipelines.decode",
+    "data_pipelines.fbank", "data_pipelines.records", "data_pipelines.shard_writer", "data_pipelines.stage",
+    "data_pipelines.windows", "data_pipelines.world",
 ]  # fmt: skip
 # Package or module → prefixes of our own modules that it may import (itself always).
 MAY_IMPORT = {
@@ -32,7 +33,9 @@ MAY_IMPORT = {
     "crab_jax/model.py": [
         "crab_jax.backbones", "crab_jax.nn", "crab_jax.batch", "crab_jax.config", "crab_jax.losses", "crab_jax.params",
     ],
-    "data_pipelines": ["crab_jax.tasks", "crab_jax.tokens", "crab_jax.config", "crab_jax.layout", "crab_jax.batch"],
+    "data_pipelines": [
+        "crab_jax.tasks", "crab_jax.tokens", "crab_jax.config", "crab_jax.layout", "crab_jax.batch", "crab_jax.draw",
+    ],
 }  # fmt: skip
 
 
