@@ -220,6 +220,8 @@ def test_success_curve_by_hand():
         np.trapezoid([1] + [1] * 6 + [2 / 3] * 4 + [1 / 3] * 10, dx=0.05)
     )
     assert r["unparsed"] == 0.25
+    apart = results(Grounding(), (truth, Box(20, 20, 30, 30)))
+    assert (apart["auc"], apart["auc:overlap"]) == (0.025, 0)
 
 
 @given(st.tuples(*[st.integers(0, 223)] * 8))

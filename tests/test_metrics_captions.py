@@ -47,6 +47,11 @@ def test_repetition_does_not_help():
     assert bleu(counts) == pytest.approx([2 / 7, 0, 0, 0])
 
 
+def test_true_sentences_do_not_add_up():
+    """A word that is true once in each of two sentences is true once, not twice."""
+    assert bleu_counts(words("dogs dogs"), [words("dogs bark"), words("two dogs")])["match1"] == 1
+
+
 def test_bleu_with_two_references_by_hand():
     """Unigrams 4 of 4, pairs 2 of 3, threes 1 of 2, no four; one word shorter than the nearest reference."""
     said, true = (
@@ -150,6 +155,10 @@ def test_a_set_of_captions():
     assert r["rouge_l:unparsed_left_out"] == pytest.approx(1)
     assert r["cider_d:unparsed_left_out"] == pytest.approx(10)
     assert r["unparsed"] == pytest.approx(1 / 3)
+    # A word of the item that is left out becomes rarer among the others.
+    some = [item("a", "dogs bark", "dogs sleep"), item("b", "cats", "cats"), item("c", "birds", "birds")]
+    less = counted(*some, item("d", "dogs sleep", None)).result()["cider_d:unparsed_left_out"]
+    assert less == pytest.approx(counted(*some).result()["cider_d"])
 
 
 def test_scores_of_items_average_to_those_of_the_set():

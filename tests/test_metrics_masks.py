@@ -92,6 +92,15 @@ def test_the_histogram_equals_the_loop(pixels):
     assert ours.f().tolist() == scores
 
 
+def test_every_threshold_and_its_neighbours():
+    """At a few of them the first guess of a pixel's place is one too high, at others one too low."""
+    limits = masks.thresholds()
+    beside = [np.nextafter(limits, np.float32(end), dtype=np.float32) for end in (0, 1)]
+    for p in np.unique(np.concatenate([limits, *beside])):
+        ours = masks.threshold_counts(np.full((1, 1), p), np.ones((1, 1), bool))
+        assert ours.hits.tolist() == (p >= limits).astype(int).tolist(), p
+
+
 def test_the_histogram_equals_the_loop_on_a_picture():
     rng = np.random.default_rng(0)
     probability = masks.probabilities(rng.normal(0, 4, (224, 224)).astype(np.float32))
@@ -233,6 +242,8 @@ def test_logits_and_ignored_pixels():
     logits = np.zeros((3, 1, 2))
     logits[2, 0, 0] = 1
     assert class_ids(logits).tolist() == [[2, 0]]  # the first of equals
+    many = np.random.default_rng(0).integers(0, 9, (71, 20, 20)).astype(np.float32)
+    assert (class_ids(many) == many.argmax(0)).all()
     counts = confusion(np.array([[2, 0]]), np.array([[2, 255]], np.uint8), classes=3, ignore=255)
     assert counts.sum() == 1
 
@@ -246,7 +257,7 @@ def test_logits_and_ignored_pixels():
         ({"output": np.zeros((4, 3, 2))}, r"one size, found \(3, 2\) predicted and \(2, 2\) true"),
         ({"output": np.zeros((5, 2, 2))}, "logits of 4 classes, found 5"),
         ({"output": np.zeros((2, 2))}, r"class ids \[H W\], found float64"),
-        ({"output": np.full((4, 2, 2), np.nan)}, "16 NaN"),
+        ({"output": np.full((4, 2, 2), np.nan)}, "NaN in 4 of 4 pixels"),
         ({"output": np.full((2, 2), 4)}, "predicted class ids 0 … 3, found 4 … 4"),
         ({"mask": np.full((2, 2), 255)}, "true class ids 0 … 3"),
     ],

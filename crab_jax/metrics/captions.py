@@ -35,8 +35,7 @@ class CaptionScores(Metric):
         split = text.words(said or ""), [text.words(t) for t in true]
         if not any(split[1]):
             raise ItemError(f"item {item.id}: expected a true caption with words, found {true}")
-        scores = {"rouge_l": text.rouge_l(*split)}
-        scores |= {f"bleu_{n}": b for n, b in enumerate(text.bleu(text.bleu_counts(*split)), 1)}
+        scores = {"rouge_l": text.rouge_l(*split)} | _bleu(text.bleu_counts(*split))
         return scores, {"sentences": {item.id: {"said": said, "true": true}}}
 
     def merge(self, other: Self) -> Self:
@@ -55,31 +54,35 @@ class CaptionScores(Metric):
         cider = text.cider_d(said, true)
         return {
             i: {"cider_d": cider[i], "rouge_l": text.rouge_l(said[i], true[i])}
-            | {f"bleu_{n}": b for n, b in enumerate(text.bleu(text.bleu_counts(said[i], true[i])), 1)}
+            | _bleu(text.bleu_counts(said[i], true[i]))
             for i in said
         }
 
     def result(self) -> dict[str, float]:
         """See the class."""
-        sentences = self._sums["sentences"]
-        unparsed = sum(entry["said"] is None for entry in sentences.values())
-        values = self._corpus("", *self._split())
-        values |= self._corpus(":unparsed_left_out", *self._split(parsed_only=True))
-        return values | {"unparsed": share(unparsed, len(sentences)), "items": float(len(sentences))}
+        said, true = self._split()
+        unparsed = {i for i, entry in self._sums["sentences"].items() if entry["said"] is None}
+        bleu = {i: text.bleu_counts(said[i], true[i]) for i in said}
+        rouge = {i: fixed(text.rouge_l(said[i], true[i])) for i in said}
+        cider = text.cider_d(said, true)
+        values = {}
+        for suffix, chosen in (("", list(said)), (":unparsed_left_out", [i for i in said if i not in unparsed])):
+            if len(chosen) < len(said):  # what is rare among fewer items is another matter
+                cider = text.cider_d({i: said[i] for i in chosen}, {i: true[i] for i in chosen})
+            counts = {name: sum(bleu[i][name] for i in chosen) for name in text.bleu_counts((), [()])}
+            scores = _bleu(counts) | {
+                "rouge_l": mean(sum(rouge[i] for i in chosen), len(chosen)),
+                "cider_d": mean(sum(fixed(cider[i]) for i in chosen), len(chosen)),
+            }
+            values |= {f"{name}{suffix}": score if chosen else math.nan for name, score in scores.items()}
+        return values | {"unparsed": share(len(unparsed), len(said)), "items": float(len(said))}
 
-    def _split(self, *, parsed_only: bool = False) -> tuple[dict[str, text.Words], dict[str, list[text.Words]]]:
-        chosen = {i: e for i, e in sorted(self._sums["sentences"].items()) if not parsed_only or e["said"] is not None}
-        said = {i: text.words(e["said"] or "") for i, e in chosen.items()}
-        return said, {i: [text.words(t) for t in e["true"]] for i, e in chosen.items()}
+    def _split(self) -> tuple[dict[str, text.Words], dict[str, list[text.Words]]]:
+        """Given and true sentences in words, sorted by item so that the order of updates does not matter."""
+        entries = sorted(self._sums["sentences"].items())
+        said = {i: text.words(e["said"] or "") for i, e in entries}
+        return said, {i: [text.words(t) for t in e["true"]] for i, e in entries}
 
-    def _corpus(self, suffix: str, said: dict[str, text.Words], true: dict[str, list[text.Words]]) -> dict[str, float]:
-        names = [*(f"bleu_{n}" for n in range(1, text.BLEU_ORDER + 1)), "rouge_l", "cider_d"]
-        if not said:
-            return {f"{name}{suffix}": math.nan for name in names}
-        counts: dict[str, int] = {}
-        for i in said:
-            for name, count in text.bleu_counts(said[i], true[i]).items():
-                counts[name] = counts.get(name, 0) + count
-        rouge = mean(sum(fixed(text.rouge_l(said[i], true[i])) for i in said), len(said))
-        cider = mean(sum(fixed(c) for c in text.cider_d(said, true).values()), len(said))
-        return {f"{name}{suffix}": v for name, v in zip(names, [*text.bleu(counts), rouge, cider])}
+
+def _bleu(counts: dict[str, int]) -> dict[str, float]:
+    return {f"bleu_{n}": score for n, score in enumerate(text.bleu(counts), 1)}

@@ -6,7 +6,6 @@ METEOR is left out: it needs WordNet and a table of paraphrases, which would hav
 from __future__ import annotations
 
 import collections
-import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -45,9 +44,8 @@ def words(text: str) -> Words:
     return tuple(found)
 
 
-@functools.lru_cache(maxsize=20_000)
 def ngrams(sentence: Words, order: int) -> collections.Counter[Words]:
-    """How often each run of `order` words occurs. The counter is shared: do not change it."""
+    """How often each run of `order` words occurs."""
     return collections.Counter(zip(*(sentence[i:] for i in range(order))))
 
 
@@ -139,10 +137,11 @@ def cider_d(said: Mapping[str, Words], true: Mapping[str, Sequence[Words]]) -> d
     frequency: collections.Counter[Words] = collections.Counter()
     for sentences in true.values():
         frequency.update({g for t in sentences for n in range(1, CIDER_ORDER + 1) for g in ngrams(t, n)})
-    log_items = math.log(max(len(true), 1))
+    unseen = math.log(max(len(true), 1))  # as rare as what occurs in one item
+    rarity = {g: unseen - math.log(count) for g, count in frequency.items()}
 
     def vector(sentence: Words, n: int) -> tuple[dict[Words, float], float]:
-        weights = {g: count * (log_items - math.log(max(frequency[g], 1))) for g, count in ngrams(sentence, n).items()}
+        weights = {g: count * rarity.get(g, unseen) for g, count in ngrams(sentence, n).items()}
         return weights, math.sqrt(math.fsum(w * w for w in weights.values()))
 
     scores = {}
