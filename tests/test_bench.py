@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from models import tiny_config
 
+from crab_jax.flops import matmul_flops
 from crab_jax.nn.lora import LoraConfig, LoraLinear
 from launch import bench
 from launch.benchmarks import answer, infer, report
-from launch.benchmarks.flops import matmul_flops
 from launch.benchmarks.lora import LoraSizes, loop_over_heads, overhead_by_count, random_linear
 from launch.benchmarks.timing import Spread, race
 

@@ -16,11 +16,11 @@ from crab_jax.backbones.llama import LlamaConfig
 from crab_jax.batch import Batch, Example, lay_out
 from crab_jax.evaluate.engine import encode
 from crab_jax.evaluate.generate import generate
+from crab_jax.flops import matmul_flops
 from crab_jax.layout import Buckets, Layout
 from crab_jax.model import Crab, CrabConfig
 from crab_jax.params import Flat, nest, subtree
 from launch.benchmarks import limits
-from launch.benchmarks.flops import matmul_flops
 from launch.benchmarks.report import Row
 from launch.benchmarks.timing import Spread, race
 from launch.benchmarks.weights import random_weights

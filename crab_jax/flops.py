@@ -1,7 +1,7 @@
 """Floating-point operations of the matrix products in a traced function.
 
 XLA's own cost analysis is not used: it counts the body of a loop once, however often it runs, and the layers of the
-encoders are a loop.
+networks are loops.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ def matmul_flops(function: Callable, *args, while_trips: int = 0) -> int:
         *args: arrays or `jax.ShapeDtypeStruct`.
         while_trips: how often the body of a `while_loop` is taken to run: the program does not say (of a scan it does).
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr, while_trips)
+    return jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr, while_trips=while_trips)
+
+
+def jaxpr_flops(jaxpr: Any, *, while_trips: int = 0) -> int:
+    """`matmul_flops` of what was traced already, such as `jax.jit(function).trace(…).jaxpr.jaxpr`."""
+    return _count(jaxpr, while_trips)
 
 
 def _count(jaxpr: Any, while_trips: int) -> int:
