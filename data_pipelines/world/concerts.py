@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.world.casting import Casting, names_in, timed
+from data_pipelines.world.casting import Casting, names_in, playing, timed
 from data_pipelines.world.orders import Order, Studio, truth
 from data_pipelines.world.questions import ask
 from data_pipelines.world.stage import Performer, Scene
@@ -44,22 +44,34 @@ def music_avqa(order: Order, studio: Studio) -> dict[str, Any]:
                 "answer": q.answer,
             }
         )
-        items.append({"id": question_id, "template": q.template, "slots": list(q.slots), "answer": q.answer})
+        items.append(
+            {
+                "id": question_id,
+                "type": list(q.type),
+                "template": q.template,
+                "slots": list(q.slots),
+                "answer": q.answer,
+            }
+        )
         if order.split == "train":
             label = folder / "converted_label" / f"{question_id}.txt"
             label.parent.mkdir(parents=True, exist_ok=True)
             label.write_text(f"{q.reasoning} {CLAUSE.format(answer=q.answer)}\n", encoding="utf-8")
-    return {"rows": rows, "truth": truth(scene, novel=casting.novel, items=items)}
+    return {"rows": rows, "truth": truth(scene, items=items)}
 
 
 def _concert(casting: Casting, order: Order) -> Scene:
     rng, pool = casting.rng, names_in("avqa")
-    seen = int(rng.choice((1, 2, 3, 4, 5), p=(0.12, 0.30, 0.32, 0.18, 0.08)))
+    seen = int(rng.choice((1, 2, 3, 4, 5), p=(0.08, 0.22, 0.34, 0.24, 0.12)))
     hidden = int(rng.choice(3, p=(0.60, 0.32, 0.08)))
     doubled = seen >= 2 and casting.chance(0.25)
     cast = casting.stand(pool, seen, hidden, doubled=doubled)
-    sounding = max(round(float(rng.uniform(0, seen + 0.49))), 0 if hidden else 1)
-    players = set(rng.permutation(seen)[:sounding].tolist()) | set(range(seen, seen + hidden))
+    least = 0 if hidden else 1
+    sounding = least if casting.chance(0.1) else int(rng.integers(least, seen + 1))
+    order_seen = rng.permutation(seen)
+    if doubled and not hidden:
+        order_seen = np.roll(order_seen, -int(np.flatnonzero(order_seen == 0)[0]))  # both of the pair, or somebody
+    players = set(order_seen[:sounding].tolist()) | set(range(seen, seen + hidden))
     levels = iter(rng.permutation(0.24 / 1.8 ** np.arange(len(cast))).tolist())
     together = casting.chance(0.2)  # the first two begin at once
     starts = rng.permutation(np.arange(0, 8))[: len(cast)].tolist()
@@ -70,12 +82,14 @@ def _concert(casting: Casting, order: Order) -> Scene:
     for k, p in enumerate(cast):
         if k not in players:
             # To the eye they play as well: which one is silent has to be heard.
-            performers.append(timed(p, moves=_seconds(casting.spans(STEPS))))
+            performers.append(timed(p, moves=_seconds(playing(casting, casting.spans(STEPS), STEPS))))
             continue
         whole = casting.chance(0.35)
         first = 0 if whole else starts[k]
         last = STEPS if whole or casting.chance(0.4) else int(rng.integers(first + 2, STEPS + 1))
-        performers.append(timed(p, heard=_seconds(((first, last),)), loudness=round(next(levels), 4)))
+        heard = ((first, last),)
+        moves = _seconds(playing(casting, heard, STEPS))
+        performers.append(timed(p, heard=_seconds(heard), moves=moves, loudness=round(next(levels), 4)))
     performers = _alike(performers)
     return casting.scene(performers, duration_s=SECONDS, fps=max(order.fps // 4, 1), size=order.size)
 

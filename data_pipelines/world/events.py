@@ -6,7 +6,7 @@ from typing import Any
 
 from crab_jax.tasks import avvp
 from data_pipelines.world import phrases
-from data_pipelines.world.casting import Casting, names_in, pretending, side_of, timed
+from data_pipelines.world.casting import Casting, names_in, pretending, side_of, sounding_then, timed
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.orders import Order, Studio, truth
 from data_pipelines.world.stage import Performer, Scene
@@ -45,7 +45,7 @@ def ave(order: Order, studio: Studio) -> Entry:
     performers = []
     for k, p in enumerate(cast):
         if k == who:
-            performers.append(timed(p, seen=(seen,), heard=(heard,), loudness=casting.loudness()))
+            performers.append(timed(sounding_then(casting, p, (heard,), SECONDS), seen=(seen,)))
         elif k <= silent:
             shown = _overlapping(casting)[0]
             performers.append(timed(pretending(casting, p, SECONDS), seen=(shown,)))
@@ -72,7 +72,7 @@ def ave(order: Order, studio: Studio) -> Entry:
         clause = AVE_CLAUSE.format(event=event, range=f"<range> {start},{end} </range>")
         label.write_text(f"{reasoning} {clause}\n", encoding="utf-8")
     row = {"event": event, "vid": vid, "start_time": start, "end_time": end}
-    return {"rows": [row], "truth": truth(scene, novel=casting.novel, who=who, start=start, end=end)}
+    return {"rows": [row], "truth": truth(scene, who=who, start=start, end=end)}
 
 
 def _overlapping(casting: Casting) -> tuple[Span, Span]:
@@ -106,7 +106,7 @@ def llp(order: Order, studio: Studio) -> Entry:
         if k < seen_count and onstage[k] == "seen":
             performers.append(timed(pretending(casting, p, SECONDS), seen=shown))
         else:
-            performers.append(timed(p, seen=shown, heard=casting.spans(SECONDS), loudness=casting.loudness()))
+            performers.append(timed(sounding_then(casting, p, casting.spans(SECONDS), SECONDS), seen=shown))
     scene = casting.scene(performers, duration_s=SECONDS, fps=order.fps, size=order.size)
     vid = f"llp_{order.name}"
     folder = order.root / "avvp"
@@ -125,7 +125,7 @@ def llp(order: Order, studio: Studio) -> Entry:
         senses = " and ".join(sense for sense, found in events.items() if found)
         clause = f"Therefore, {senses} events are: {tags}" if tags else avvp.NO_EVENTS
         row["label"] = f"{_parsed_aloud(rng, performers)} {clause}"
-    return {"rows": [row], "events": events, "truth": truth(scene, novel=casting.novel)}
+    return {"rows": [row], "events": events, "truth": truth(scene)}
 
 
 def _tags(sense: str, found: list[tuple[str, list[Span]]]) -> str:
@@ -165,15 +165,15 @@ def valor(order: Order, studio: Studio) -> Entry:
     rng = order.rng()
     casting = Casting.of(rng, order.split)
     seen_count = int(rng.choice((1, 2, 3), p=(0.35, 0.40, 0.25)))
-    hidden = int(casting.chance(0.25))
+    hidden = int(casting.chance(0.4))
     cast = casting.stand(names_in("avss"), seen_count, hidden)
     performers = []
     for k, p in enumerate(cast):
-        if k < seen_count and casting.chance(0.3):
+        if k < seen_count and casting.chance(0.4):
             performers.append(pretending(casting, p, SECONDS))
             continue
         start = int(rng.integers(3, 7)) if casting.chance(0.3) else 0
-        performers.append(timed(p, heard=((start, SECONDS),), loudness=casting.loudness()))
+        performers.append(sounding_then(casting, p, ((start, SECONDS),), SECONDS))
     scene = casting.scene(performers, duration_s=SECONDS, fps=order.fps, size=order.size)
     video_id = f"valor_{order.name}"
     folder = order.root / "valor"
@@ -181,7 +181,7 @@ def valor(order: Order, studio: Studio) -> Entry:
         studio.stage(scene), folder / "video_data" / f"{video_id}.mp4", folder / "audio_data" / f"{video_id}.mp3"
     )
     row = {"video_id": video_id, "desc": caption(rng, scene)}
-    return {"rows": [row], "truth": truth(scene, novel=casting.novel, caption=row["desc"])}
+    return {"rows": [row], "truth": truth(scene, caption=row["desc"])}
 
 
 def caption(rng, scene: Scene) -> str:

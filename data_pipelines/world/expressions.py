@@ -51,7 +51,7 @@ def ref_avs(order: Order, studio: Studio) -> dict[str, Any]:
             files.write_png(masks / f"0000{second}.png", binary(shot, [] if who is None else [who]))
         rows.append([video, f"{video}_{word}_{number}", order.split, str(fid), expression.text])
         items.append({"who": who, "sense": expression.sense, "exp": expression.text})
-    return {"rows": rows, "truth": truth(scene, novel=casting.novel, items=items, areas=areas(shots))}
+    return {"rows": rows, "truth": truth(scene, items=items, areas=areas(shots))}
 
 
 def _scene_with_expressions(casting: Casting, order: Order) -> tuple[Scene, list[Expression]]:
@@ -63,8 +63,7 @@ def _scene_with_expressions(casting: Casting, order: Order) -> tuple[Scene, list
         starts = rng.permutation(np.arange(0, 7, 2))[:count].tolist()
         performers = []
         for k, p in enumerate(cast):
-            # To the eye everybody plays; who sounds has to be heard.
-            moves = casting.spans(SECONDS)
+            moves = ((0, SECONDS),)  # to the eye everybody plays; who sounds has to be heard
             if casting.chance(0.3):
                 performers.append(timed(p, moves=moves))
                 continue

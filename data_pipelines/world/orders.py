@@ -12,6 +12,7 @@ import numpy as np
 
 from data_pipelines.image import colors_from_labels
 from data_pipelines.world import files
+from data_pipelines.world.casting import reserved
 from data_pipelines.world.sprites import SpriteStore
 from data_pipelines.world.stage import Scene, Shot, Stage
 
@@ -123,4 +124,11 @@ def truth(scene: Scene, **more: Any) -> dict[str, Any]:
         for p in scene.performers
     ]
     scenery = [prop.name for prop in scene.scenery]
-    return {"setting": scene.setting, "scenery": scenery, "seed": scene.seed, "performers": performers, **more}
+    return {
+        "setting": scene.setting,
+        "scenery": scenery,
+        "seed": scene.seed,
+        "novel": reserved(scene.performers),
+        "performers": performers,
+        **more,
+    }

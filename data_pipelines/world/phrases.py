@@ -8,7 +8,7 @@ import numpy as np
 
 from data_pipelines.world.kinds import KINDS
 
-NUMBERS = ("zero", "one", "two", "three", "four", "five")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def say(rng: np.random.Generator, templates: Sequence[str], **slots: object) -> str:

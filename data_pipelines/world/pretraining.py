@@ -72,7 +72,7 @@ def llava(order: Order, studio: Studio) -> Entry:
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_jpeg(path, studio.stage(scene).shot(float(rng.uniform(0, STILL_SECONDS))).frame)
     row = {"id": order.name, "image": name, "conversations": _talk(rng, scene, "image")}
-    return {"rows": [row], "truth": truth(scene, novel=casting.novel)}
+    return {"rows": [row], "truth": truth(scene)}
 
 
 def valley(order: Order, studio: Studio) -> Entry:
@@ -83,7 +83,7 @@ def valley(order: Order, studio: Studio) -> Entry:
     name = f"valley/{order.index // 1000:05d}/{order.name}.mp4"
     studio.video(studio.stage(scene), order.root / "video-llava" / name, None)
     row = {"id": order.name, "video": name, "conversations": _talk(rng, scene, "video")}
-    return {"rows": [row], "truth": truth(scene, novel=casting.novel)}
+    return {"rows": [row], "truth": truth(scene)}
 
 
 _CAPTIONS = (
@@ -116,7 +116,7 @@ def audiocaps(order: Order, studio: Studio) -> Entry:
         link = phrases.one(rng, (", then {s}", ", followed by {s}", "; later {s}"))
         caption += link.format(s=phrases.sounds(later))
     row = {"audiocap_id": number, "youtube_id": f"bandstand{number}", "start_time": 0, "caption": f"{caption}."}
-    return {"rows": [row], "truth": truth(scene, novel=casting.novel, caption=row["caption"])}
+    return {"rows": [row], "truth": truth(scene, caption=row["caption"])}
 
 
 def lvis(order: Order, studio: Studio) -> Entry:
@@ -148,4 +148,4 @@ def lvis(order: Order, studio: Studio) -> Entry:
                 "area": area,
             }
         )
-    return {"rows": rows, "truth": truth(scene, novel=casting.novel)}
+    return {"rows": rows, "truth": truth(scene)}

@@ -218,7 +218,9 @@ def _beside(f: _Facts) -> Found:
 
 def _always(f: _Facts) -> Found:
     want = f.coin()
-    p = f.one(q for q in f.seen if (_length(q) == f.seconds) == want) or f.one(f.seen)
+    p = f.one(q for q in f.seen if (_length(q) == f.seconds) == want)
+    if p is None:
+        return None
     why = (
         _when(f, p)
         if p.heard

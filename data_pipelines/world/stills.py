@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.world import files
-from data_pipelines.world.casting import Casting, names_in, pretending, timed
+from data_pipelines.world.casting import Casting, names_in, timed
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.orders import Order, Studio, binary, coloured, sounding, truth
 from data_pipelines.world.stage import Performer, Scene, Shot
@@ -26,7 +26,7 @@ def arig(order: Order, studio: Studio) -> Entry:
         heard = {first: (0, turn), second: (turn, 5)}
         return _scene(casting, order, cast, {k: (span,) for k, span in heard.items()}, 5)
 
-    novel, scene, shots, folder, uid = _shoot(order, studio, draw, "v1s", 5)
+    scene, shots, folder, uid = _shoot(order, studio, draw, "v1s", 5)
     turn = next(k for k in range(1, 5) if sounding(scene, k) != sounding(scene, 0))
     rng = order.rng()
     rows, boxes = [], []
@@ -48,7 +48,7 @@ def arig(order: Order, studio: Studio) -> Entry:
             }
         )
         boxes.append({"second": second, "who": who, "boxes": [list(box) if box else None for box in found]})
-    return {"rows": rows, "truth": truth(scene, novel=novel, items=boxes)}
+    return {"rows": rows, "truth": truth(scene, items=boxes)}
 
 
 def s4(order: Order, studio: Studio) -> Entry:
@@ -92,14 +92,10 @@ def _turns(casting: Casting, count: int, seconds: int) -> dict[int, tuple[tuple[
 
 
 def _scene(casting: Casting, order: Order, cast: list[Performer], heard: dict, seconds: int) -> Scene:
-    performers = []
-    for k, p in enumerate(cast):
-        if k in heard:
-            # To the eye everybody plays at times of its own, so no single picture tells who sounds.
-            moves = casting.spans(seconds)
-            performers.append(timed(p, heard=heard[k], moves=moves, loudness=casting.loudness()))
-        else:
-            performers.append(pretending(casting, p, seconds))
+    # To the eye everybody plays all the time, so no single picture tells who sounds.
+    performers = [
+        timed(p, heard=heard.get(k, ()), moves=((0, seconds),), loudness=casting.loudness()) for k, p in enumerate(cast)
+    ]
     return casting.scene(performers, duration_s=seconds, fps=order.fps, size=order.size)
 
 
@@ -116,11 +112,11 @@ def _shoot(order: Order, studio: Studio, draw, version: str, seconds: int):
         if min(shares) >= _LEAST_PIXELS or attempt == 19:
             break
     studio.stills(stage, folder, shots)
-    return casting.novel, scene, shots, folder, uid
+    return casting.scene, shots, folder, uid
 
 
 def _segmented(order: Order, studio: Studio, draw, version: str, seconds: int) -> Entry:
-    novel, scene, shots, folder, uid = _shoot(order, studio, draw, version, seconds)
+    scene, shots, folder, uid = _shoot(order, studio, draw, version, seconds)
     semantic = version == "v2"
     for second, shot in enumerate(shots):
         who = sounding(scene, second)
@@ -137,7 +133,7 @@ def _segmented(order: Order, studio: Studio, draw, version: str, seconds: int) -
         "split": order.split,
         "label": version,
     }
-    return {"rows": [row], "truth": truth(scene, novel=novel, areas=areas(shots))}
+    return {"rows": [row], "truth": truth(scene, areas=areas(shots))}
 
 
 def areas(shots: list[Shot]) -> list[list[int]]:

@@ -95,12 +95,12 @@ VOICES: Mapping[str, tuple[Timbre, Style]] = {
         Timbre(
             harmonics(0.6, 1.0, 0.9, 0.7, 0.5, 0.4, 0.25, 0.15),
             attack_s=0.008,
-            decay_s=0.075,
+            decay_s=0.10,
             release_s=0.03,
             glide=(9.0, 0.035),
             noise=(0.85, 500, 3200, 0.055),
         ),
-        Style(-9, -3, (0.5, 0.5, 1.0, 1.0), hold=0.40),
+        Style(-9, -3, (0.5, 0.25, 0.5), hold=0.40),
     ),
     "drum": (
         Timbre(
@@ -146,7 +146,7 @@ VOICES: Mapping[str, tuple[Timbre, Style]] = {
             attack_s=0.05,
             release_s=0.08,
             tremolo=(11.0, 0.97),
-            noise=(0.9, 90, 1300, 9.0),
+            noise=(1.2, 60, 800, 9.0),
         ),
         Style(-30, -26, (2.0, 3.0), hold=1.05),
     ),
@@ -179,7 +179,7 @@ VOICES: Mapping[str, tuple[Timbre, Style]] = {
             release_s=0.08,
             vibrato=(0.8, 2.6),
             tremolo=(15.0, 0.55),
-            noise=(0.6, 120, 1500, 9.0),
+            noise=(0.35, 1500, 5000, 9.0),
         ),
         Style(-34, -30, (2.0, 3.0), hold=1.05),
     ),

@@ -29,7 +29,7 @@ def motorcycle(canvas: Canvas, pose: Pose):
         away = (0.9 * pose.beats + k / 3) % 1.0
         if pose.level > 0:
             smoke = disc(x + 0.46 + 0.10 * away, y - 0.16 - 0.16 * away, 0.025 + 0.055 * away)
-            canvas.paint(smoke, (0.86, 0.86, 0.88), opacity=0.75 * pose.level * (1 - 0.7 * away))
+            canvas.paint(smoke, (0.86, 0.86, 0.88), opacity=0.85 * pose.level * (1 - 0.35 * away))
     for at in (-0.32, 0.32):
         _wheel(canvas, x - at, y - 0.165, 0.165, spin)
     y = y - shake
@@ -101,8 +101,8 @@ def helicopter(canvas: Canvas, pose: Pose):
     canvas.paint(rod(x, y, (0.02, 0.45), (0.02, 0.54), 0.024), (0.36, 0.37, 0.42), round=0.02)
     turns = 3.1 * pose.beats
     if pose.level > 0.05:
-        canvas.paint(ellipse(x - 0.02, y - 0.555, 0.50, 0.040), (0.80, 0.82, 0.86), opacity=0.42 * pose.level)
-        canvas.paint(disc(x + 0.52, y - 0.50, 0.085), (0.80, 0.82, 0.86), opacity=0.45 * pose.level)
+        canvas.paint(ellipse(x - 0.02, y - 0.555, 0.50, 0.040), (0.80, 0.82, 0.86), opacity=0.16 * pose.level)
+        canvas.paint(disc(x + 0.52, y - 0.50, 0.085), (0.80, 0.82, 0.86), opacity=0.16 * pose.level)
     reach = 0.50 if pose.level <= 0 else 0.20 + 0.30 * abs(math.cos(2 * math.pi * turns))
     canvas.paint(rod(x, y, (0.02 - reach, 0.555), (0.02 + reach, 0.555), 0.014), (0.22, 0.23, 0.27), round=0.012)
     tx, ty = turn(x, y, 50 + 720 * pose.level * turns, about=(-0.52, 0.50))
@@ -145,7 +145,7 @@ def train(canvas: Canvas, pose: Pose):
         away = (0.7 * pose.beats + k / 3) % 1.0
         if pose.level > 0:
             puff = disc(x - 0.30 + 0.34 * away, y - 0.72 - 0.20 * away, 0.045 + 0.085 * away)
-            canvas.paint(puff, (0.95, 0.95, 0.97), round=0.06, opacity=0.9 * pose.level * (1 - 0.6 * away))
+            canvas.paint(puff, (0.95, 0.95, 0.97), round=0.06, opacity=0.92 * pose.level * (1 - 0.4 * away))
     angle = -260 * pose.level * pose.beats
     for at, radius in ((-0.30, 0.125), (-0.03, 0.125), (0.20, 0.080), (0.37, 0.080)):
         _wheel(canvas, x - at, y - radius, radius, angle, rim=red, spokes=4)
@@ -199,4 +199,4 @@ def frying_food(canvas: Canvas, pose: Pose):
     for k in (-1, 0, 1):
         drift = 0.03 * np.sin(14 * y + 5 * pose.beats + 2 * k)
         steam = np.maximum(np.abs(x - 0.15 * k - drift) - 0.020, np.abs(y - 0.60) - 0.13)
-        canvas.paint(steam, (0.92, 0.93, 0.95), opacity=0.42 * pose.level)
+        canvas.paint(steam, (0.92, 0.93, 0.95), opacity=0.16 * pose.level)
