@@ -34,7 +34,7 @@ class Forest:
 
     def __init__(self, features: Sequence[Features], labels: Sequence[Any]):
         self._vectors = DictVectorizer(sparse=False)
-        self._forest = RandomForestClassifier(100, min_samples_leaf=2, random_state=0)
+        self._forest = RandomForestClassifier(60, min_samples_leaf=2, random_state=0)
         self._forest.fit(self._vectors.fit_transform(features), labels)
 
     def label(self, features: Sequence[Features]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,8 @@ def audiocaps(order: Order, studio: Studio) -> Entry:
 
 
 def lvis(order: Order, studio: Studio) -> Entry:
-    """A picture and a mask for every object in it that is large enough."""
+    """A picture of twice the usual size, and a mask for every object in it that is large enough."""
+    order = dataclasses.replace(order, size=(2 * order.size[0], 2 * order.size[1]))
     rng = order.rng()
     casting = Casting.of(rng, order.split)
     scene = _draw(casting, order, STILL_SECONDS, (1, 2, 3, 4))

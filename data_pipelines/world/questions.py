@@ -101,12 +101,23 @@ def _when(f: _Facts, *performers: Performer) -> str:
     )
 
 
+def _fair(f: _Facts, wanted: list[str], other: list[str]) -> str | None:
+    """A kind about which the other sense says nothing: it notices both choices or neither. None if there are not two.
+
+    `wanted` are the kinds that the sense asked about notices, `other` those that the other one does.
+    """
+    both = [k for k in wanted if k in other]
+    only_other = [k for k in other if k not in wanted]
+    only_wanted = [k for k in wanted if k not in other]
+    choices = [(yes, no) for yes, no in ((both, only_other), (only_wanted, f.absent)) if yes and no]
+    if not choices:
+        return None
+    yes, no = f.one(choices)
+    return f.one(yes if f.coin() else no)
+
+
 def _sound_exists(f: _Facts) -> Found:
-    # Seen or not says nothing: half of either answer is about something on the stage.
-    options = f.heard_kinds if f.coin() else [k for k in (*f.seen_kinds, *f.absent) if k not in f.heard_kinds]
-    on_stage = f.coin()
-    kind = f.one([k for k in options if (k in f.seen_kinds) == on_stage]) or f.one(options)
-    if kind is None:
+    if (kind := _fair(f, f.heard_kinds, f.seen_kinds)) is None:
         return None
     text = phrases.say(f.rng, ("Is there a {x} sound?", "Can a {x} be heard?"), x=_name(kind))
     return text, _yes(kind in f.heard_kinds), (kind,), _listen(f)
@@ -154,13 +165,7 @@ def _longer(f: _Facts) -> Found:
 
 
 def _is_seen(f: _Facts) -> Found:
-    # Half of those that are not there can be heard.
-    if f.coin():
-        kind = f.one(f.seen_kinds)
-    else:
-        missing = [p.kind for p in f.hidden if p.kind not in f.seen_kinds]
-        kind = f.one(missing) if missing and f.coin() else f.one(f.absent)
-    if kind is None:
+    if (kind := _fair(f, f.seen_kinds, f.heard_kinds)) is None:
         return None
     text = phrases.say(f.rng, ("Is there a {x} in the entire video?", "Does a {x} appear in the video?"), x=_name(kind))
     return text, _yes(kind in f.seen_kinds), (kind,), _look(f)

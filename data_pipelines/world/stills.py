@@ -112,7 +112,7 @@ def _shoot(order: Order, studio: Studio, draw, version: str, seconds: int):
         if min(shares) >= _LEAST_PIXELS or attempt == 19:
             break
     studio.stills(stage, folder, shots)
-    return casting.scene, shots, folder, uid
+    return scene, shots, folder, uid
 
 
 def _segmented(order: Order, studio: Studio, draw, version: str, seconds: int) -> Entry:

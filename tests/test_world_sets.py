@@ -1,0 +1,410 @@
+"""The generated data sets: accepted by the readers of the real ones, true to what was rendered, the same every time."""
+
+import collections
+import csv
+import json
+import pathlib
+import types
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from crab_jax.tasks import ALL, Caption, Choice, Wording
+from crab_jax.tasks.clips import Clip
+from crab_jax.tasks.vocabulary import AVE_EVENTS, AVVP_EVENTS, MUSIC_AVQA_ANSWERS
+from data_pipelines.image import read_mask, read_semantic_mask
+from data_pipelines.world import baselines, build, casting, events, expressions, stills
+from data_pipelines.world.build import read_ledger
+from data_pipelines.world.kinds import KINDS
+from data_pipelines.world.layouts import DATA_SETS
+from data_pipelines.world.orders import Order, Studio, sounding
+from data_pipelines.world.sprites import SpriteStore
+from data_pipelines.world.stage import Performer, Scene, Stage
+
+SIZE = (128, 96)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A small world of all tasks, and the scenes in it by media folder or file."""
+    root = tmp_path_factory.mktemp("world") / "root"
+    scenes: dict[tuple[str, str, int], Scene] = {}
+
+    class Watched(Studio):
+        def stage(self, scene):
+            self.scene = scene
+            return super().stage(scene)
+
+    studio = Watched()
+
+    def make(order):
+        entry = DATA_SETS[order.task].make(order, studio)
+        scenes[order.task, order.split, order.index] = studio.scene
+        return entry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_make", make)
+        build.build(root, clips=2, seed=5, size=SIZE, fps=2, least=1, quiet=True)
+    return root, scenes
+
+
+def truths(root, task, split="train"):
+    return [entry["truth"] for entry in read_ledger(root, task, split)]
+
+
+def clips(root, task):
+    spec = ALL[task]
+    return [clip for split in DATA_SETS[task].splits for clip in spec.clips(root, split)]
+
+
+# -------------------------------------------------------------------------------------------- readers and parsers
+
+
+@pytest.mark.parametrize("task", DATA_SETS)
+def test_readers_accept_every_annotation_and_its_media_are_there(world, task):
+    root, _ = world
+    found = clips(root, task)
+    assert {c.split for c in found} == set(DATA_SETS[task].splits)
+    for clip in found:
+        assert isinstance(clip, Clip), clip
+        files = [clip.video, clip.audio, *clip.pictures, *clip.masks]
+        assert any(files)
+        for path in files:
+            assert path is None or path.stat().st_size > 60, path
+        assert clip.asks
+
+
+@pytest.mark.parametrize("task", DATA_SETS)
+def test_what_is_written_is_what_is_parsed(world, task):
+    root, _ = world
+    spec = ALL[task]
+    for clip in clips(root, task):
+        for ask in clip.asks:
+            for wording in Wording:
+                target = spec.target(ask.row, wording)
+                assert spec.parse(target) == spec.answer(ask.row), target
+                assert spec.prompt(ask.row, wording)
+
+
+def test_labels_are_in_the_vocabularies(world):
+    root, _ = world
+    names = collections.defaultdict(set)
+    for task in ("avqa", "ave", "avvp"):
+        for clip in clips(root, task):
+            for ask in clip.asks:
+                answer = ALL[task].answer(ask.row)
+                if isinstance(answer, Choice):
+                    names[task].add(answer.answer)
+                elif task == "ave":
+                    names[task] |= {e.name for e in answer.events}
+                else:
+                    names[task] |= {e.name for e in (*answer.audio, *answer.visual)}
+    assert names["avqa"] <= set(MUSIC_AVQA_ANSWERS)
+    assert names["ave"] <= set(AVE_EVENTS)
+    assert names["avvp"] <= set(AVVP_EVENTS)
+    for vocabulary in ("avqa", "ave", "avvp", "avss"):
+        assert len(casting.names_in(vocabulary)) >= 8
+
+
+def test_training_targets_reason_and_test_references_do_not(world):
+    root, _ = world
+    for task in ("avqa", "ave", "avvp"):
+        for clip in clips(root, task):
+            for ask in clip.asks:
+                assert bool(ask.row.label_text) == (clip.split == "train")
+                if ask.row.label_text:
+                    assert len(ask.row.label_text.split(".")) > 2
+
+
+# ------------------------------------------------------------------------------------------------ truth and media
+
+
+def test_ave_events_are_where_seen_and_heard_meet(world):
+    root, _ = world
+    for split in ("train", "test"):
+        for entry in read_ledger(root, "ave", split):
+            row, truth = entry["rows"][0], entry["truth"]
+            p = truth["performers"][truth["who"]]
+            (seen,), (heard,) = p["seen"], p["heard"]
+            assert row["event"] == KINDS[p["kind"]].names["ave"]
+            assert [row["start_time"], row["end_time"]] == [max(seen[0], heard[0]), min(seen[1], heard[1])]
+            assert row["end_time"] - row["start_time"] >= 2
+            others = [q for q in truth["performers"] if q is not p]
+            assert not any(q["seen"] and q["heard"] for q in others)
+            assert p["kind"] not in [q["kind"] for q in others]
+
+
+def test_avvp_tables_hold_the_events_of_the_test_split(world):
+    root, _ = world
+    for sense, field in (("audio", "heard"), ("visual", "seen")):
+        with (root / f"data/avvp_data/AVVP_eval_{sense}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        expected = [
+            (entry["rows"][0]["vid"], str(round(start)), str(round(end)), KINDS[p["kind"]].names["avvp"])
+            for entry in read_ledger(root, "avvp", "test")
+            for p in entry["truth"]["performers"]
+            for start, end in p[field]
+        ]
+        assert [(r["filename"], r["onset"], r["offset"], r["event_labels"]) for r in rows] == expected
+
+
+def test_answers_about_concerts_follow_from_what_was_rendered(world):
+    root, _ = world
+    words = ("zero", "one", "two", "three", "four", "five", "six")
+    checked = 0
+    for split in ("train", "test"):
+        for truth in truths(root, "avqa", split):
+            performers = truth["performers"]
+            seen = sorted((p for p in performers if p["seen"]), key=lambda p: p["place"])
+            heard_kinds = {p["kind"] for p in performers if p["heard"]}
+            for item in truth["items"]:
+                expected = {
+                    "how_many_heard": words[len(heard_kinds)],
+                    "how_many_seen": words[len({p["kind"] for p in seen})],
+                    "how_many_sounding": words[sum(bool(p["heard"]) for p in seen)],
+                    "how_many_silent": words[sum(not p["heard"] for p in seen)],
+                    "where_is_it": {"hall": "indoor", "park": "outdoor"}[truth["setting"]],
+                    "voice_over": "yes" if any(not p["seen"] for p in performers) else "no",
+                }
+                if item["slots"]:
+                    x = item["slots"][0]
+                    expected["sound_exists"] = "yes" if x in heard_kinds else "no"
+                    expected["is_seen"] = "yes" if x in {p["kind"] for p in seen} else "no"
+                    expected["how_many_of"] = words[sum(p["kind"] == x for p in seen)]
+                if item["template"] in expected:
+                    checked += 1
+                    assert item["answer"] == expected[item["template"]], item
+    assert checked >= 4
+
+
+def decoded(path):
+    with av.open(str(path)) as container:
+        wave = np.concatenate([f.to_ndarray() for f in container.decode(audio=0)], 1).mean(0)
+        return wave.astype(np.float64), container.streams.audio[0].rate
+
+
+def test_there_is_sound_when_somebody_is_heard_and_little_else(world):
+    root, scenes = world
+    compared = 0
+    for task, folder, prefix in (("ave", "AVE_Dataset", "ave"), ("avvp", "avvp", "llp")):
+        for split, count in (("train", 2), ("test", 1)):
+            for index in range(count):
+                scene = scenes[task, split, index]
+                wave, rate = decoded(root / folder / "audio_data" / f"{prefix}_{split}{index:05d}.mp3")
+                assert abs(len(wave) / rate - 10) < 0.2
+                levels = [np.sqrt((wave[int((s + 0.2) * rate) : int((s + 0.8) * rate)] ** 2).mean()) for s in range(10)]
+                loud = [bool(sounding(scene, s + 0.5)) for s in range(10)]
+                quiet = max((x for x, heard in zip(levels, loud) if not heard), default=None)
+                if quiet is not None and any(loud):
+                    compared += 1
+                    assert min(x for x, heard in zip(levels, loud) if heard) > 1.5 * quiet
+    assert compared
+
+
+def test_videos_have_pictures_and_sound_or_none_where_there_should_be_none(world):
+    root, _ = world
+    for path, seconds, has_sound in (
+        (root / "AVE_Dataset/AVE/ave_train00000.mp4", 10, True),
+        (root / "music-avqa/video/music_train00000.mp4", 60, True),
+        (root / "video-llava/valley/00000/train00000.mp4", 4, False),
+    ):
+        with av.open(str(path)) as container:
+            assert container.streams.video[0].codec_context.name == "h264"
+            assert bool(container.streams.audio) == has_sound
+            frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+        assert frames[0].shape == (SIZE[1], SIZE[0], 3)
+        assert len(frames) == seconds * (1 if seconds == 60 else 2)
+
+
+@pytest.mark.parametrize(("task", "version"), [("s4", "v1s"), ("ms3", "v1m"), ("avss", "v2")])
+def test_masks_are_the_pixels_of_who_sounds(world, task, version):
+    root, scenes = world
+    scene = scenes[task, "train", 1]
+    stage = Stage(scene, sprites=SpriteStore())
+    folder = root / "AVS" / version / f"{task}_train00001"
+    for second in range(round(scene.duration_s)):
+        shot, who = stage.shot(second + 0.5), sounding(scene, second)
+        assert who
+        if task == "avss":
+            labels = read_semantic_mask(folder / "labels_rgb" / f"{second}.png", size=96)
+            assert set(np.unique(labels)) <= {0, *(KINDS[scene.performers[k].kind].label for k in who)}
+            with Image.open(folder / "labels_rgb" / f"{second}.png") as image:
+                assert np.array_equal(np.asarray(image).any(-1), shot.masks[who].any(0))
+        else:
+            with Image.open(folder / "labels_semantic" / f"{second}.png") as image:
+                assert image.mode == "L"
+                assert np.array_equal(np.asarray(image), shot.masks[who].any(0).astype(np.uint8) * 255)
+        with Image.open(folder / "frames" / f"{second}.jpg") as image:
+            assert np.abs(np.asarray(image).astype(int) - shot.frame).mean() < 3
+    # What the mask covers is what disappears from the picture with the performer.
+    k = sounding(scene, 0)[0]
+    rest = (*scene.performers[:k], Performer(scene.performers[k].kind, 0.5, seen=()), *scene.performers[k + 1 :])
+    without = Stage(Scene(**{**vars(scene), "performers": rest}), sprites=SpriteStore()).shot(0.5).frame
+    with_it = stage.shot(0.5)
+    changed = np.abs(with_it.frame.astype(int) - without).max(-1) > 8
+    assert changed[with_it.masks[k]].mean() > 0.9
+
+
+def test_boxes_are_tight_around_who_sounds_in_the_second_asked_about(world):
+    root, scenes = world
+    for row in json.loads((root / "AVS/v1s_grounding_samples.json").read_text()):
+        second = int(pathlib.Path(row["frame_path"]).stem)
+        scene = scenes["arig", row["split"], int(row["audio_path"].split("/")[2][-5:])]
+        (who,) = sounding(scene, second)
+        assert row["a_obj"] == scene.performers[who].kind
+        mask = read_mask(root / row["mask_path"], size=224)
+        rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+        found = np.array([*row["top_left"], *row["bottom_right"]])
+        assert np.abs(found - (columns[0], rows[0], columns[-1], rows[-1])).max() <= 2
+        assert soundfile.info(root / row["audio_path"]).duration == 5
+
+
+def test_expressions_mean_one_performer_or_nobody(world):
+    root, scenes = world
+    with (root / "ref-avs/REFAVS/metadata.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["split"] for row in rows} == {"train", "test_s", "test_u", "test_n"}
+    assert len({row["uid"] for row in rows}) == len(rows)
+    for row in rows:
+        video, word = row["uid"].rsplit("_", 2)[:2]
+        masks = [
+            read_mask(root / f"ref-avs/REFAVS/gt_mask/{video}/fid_{row['fid']}/0000{i}.png", size=64) for i in range(10)
+        ]
+        assert row["vid"] == video
+        if row["split"] == "test_n":
+            assert word == "null"
+        if word == "null":
+            assert not np.any(masks)
+        else:
+            assert all(m.any() for m in masks)
+            assert (word in expressions.UNSEEN) == (row["split"] == "test_u")
+    for (task, split, _), scene in scenes.items():
+        if task == "ref-avs" and split != "test_u":
+            assert not {p.kind for p in scene.performers} & set(expressions.UNSEEN)
+
+
+def test_null_expressions_are_true_of_nobody():
+    rng = np.random.default_rng(0)
+    rules = casting.Casting(rng, None)
+    for _ in range(40):
+        cast = rules.stand(casting.names_in("avss"), 3)
+        heard = [casting.timed(p, heard=((k, 10),)) if k < 2 else p for k, p in enumerate(cast)]
+        scene = rules.scene(heard, duration_s=10, fps=1, size=(32, 32))
+        meant = {e.text for e in expressions.about_somebody(scene)}
+        nobody = {e.text for e in expressions.about_nobody(scene, rng, casting.names_in("avss"))}
+        assert not meant & nobody
+        assert "The silent one" in meant
+        by_text = collections.defaultdict(set)
+        for e in expressions.about_somebody(scene):
+            by_text[e.text].add(e.who)
+        assert all(len(who) == 1 for who in by_text.values())
+
+
+def test_captions_name_everybody(world):
+    root, _ = world
+    for entry in (e for split in ("train", "test") for e in read_ledger(root, "avcap", split)):
+        for p in entry["truth"]["performers"]:
+            kind = KINDS[p["kind"]]
+            assert kind.noun in entry["rows"][0]["desc"] or kind.sound in entry["rows"][0]["desc"]
+    for clip in clips(root, "avcap"):
+        answer = ALL["avcap"].answer(clip.asks[0].row)
+        assert isinstance(answer, Caption)
+
+
+# ----------------------------------------------------------------------------- what training never shows, and chance
+
+
+def test_training_shows_no_reserved_combination_and_other_splits_often_do():
+    shares = {}
+    for split in ("train", "test"):
+        found = []
+        for seed in range(120):
+            rng = np.random.default_rng([seed, len(split)])
+            cast = casting.Casting.of(rng, split).stand(casting.names_in("avss"), 1 + seed % 4, seed % 2)
+            found.append(casting.reserved(cast))
+        shares[split] = np.mean(found)
+    assert shares["train"] == 0
+    assert 0.35 < shares["test"] < 0.65
+    names = casting.names_in("avss")
+    pairs = [casting.reserved_pair(a, b) for a in names for b in names if a < b]
+    assert 0.06 < np.mean(pairs) < 0.25
+    for name in names:  # every kind can be learnt: it keeps two sides and most partners
+        assert sum(casting.reserved_side(name, side) for side in casting.SIDES) <= 1
+        assert sum(casting.reserved_pair(name, other) for other in names if other != name) < len(names) / 2
+
+
+class Blind:
+    """A studio that makes no files, to draw many scenes in a moment."""
+
+    def stage(self, scene):
+        return types.SimpleNamespace(scene=scene)
+
+    def video(self, stage, video, audio):
+        return audio
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Many concerts and AVE clips, without media."""
+    root = tmp_path_factory.mktemp("drawn")
+    (root / build.NOTES).mkdir()
+    (root / build.NOTES / "world.json").write_text("{}")
+    for task in ("avqa", "ave"):
+        for split, count in (("train", 160), ("test", 60)):
+            with (root / build.NOTES / f"{task}-{split}.jsonl").open("w") as file:
+                for index in range(count):
+                    order = Order(root, task, split, index, 0, SIZE, 4)
+                    entry = {"index": index, **DATA_SETS[task].make(order, Blind())}
+                    file.write(json.dumps(entry) + "\n")
+    return root
+
+
+def test_question_types_and_answers_are_balanced(drawn):
+    types_, answers = collections.Counter(), collections.defaultdict(collections.Counter)
+    on_stage = collections.defaultdict(list)
+    for entry in read_ledger(drawn, "avqa", "train"):
+        for row, item in zip(entry["rows"], entry["truth"]["items"], strict=True):
+            types_[tuple(row["type"])] += 1
+            answers[item["template"]][row["answer"]] += 1
+            if item["template"] == "sound_exists":
+                seen = {p["kind"] for p in entry["truth"]["performers"] if p["seen"]}
+                on_stage[row["answer"]].append(item["slots"][0] in seen)
+    assert len(types_) == 9
+    assert min(types_.values()) > 0.03 * types_.total()
+    for template, counts in answers.items():
+        if set(counts) <= {"yes", "no"} and counts.total() >= 30:
+            assert max(counts.values()) < 0.85 * counts.total(), (template, counts)
+    # Whether something is seen must not tell whether it is heard.
+    assert abs(np.mean(on_stage["yes"]) - np.mean(on_stage["no"])) < 0.25
+
+
+def test_one_sense_alone_is_not_enough(drawn):
+    table = baselines.measure(drawn)
+    assert set(table) == {"avqa", "avqa, Audio-Visual", "ave"}
+    for sense in ("majority", "audio", "video"):
+        assert table["ave"][sense] < 68
+        assert table["avqa, Audio-Visual"][sense] < 65
+        assert table["avqa"][sense] < 72
+    text = baselines.report(drawn)
+    assert text.count("\n") == 4
+    assert json.loads((drawn / build.NOTES / "baselines.json").read_text()) == table
+
+
+def test_stills_give_nothing_away_by_movement():
+    rules = casting.Casting(np.random.default_rng(3), None)
+    order = Order(pathlib.Path(), "ms3", "train", 0, 0, SIZE, 4)
+    cast = rules.stand(casting.names_in("avss"), 3)
+    scene = stills._scene(rules, order, cast, {1: ((0, 5),)}, 5)
+    assert {p.moves for p in scene.performers} == {((0.0, 5.0),)}
+    assert [bool(p.heard) for p in scene.performers] == [False, True, False]
+
+
+def test_seen_and_heard_begin_and_end_apart():
+    rules = casting.Casting(np.random.default_rng(3), None)
+    pairs = [events._overlapping(rules) for _ in range(200)]
+    assert np.mean([seen == heard for seen, heard in pairs]) < 0.2
+    for edge in (0, 1):
+        assert 0.25 < np.mean([seen[edge] > heard[edge] for seen, heard in pairs]) + 0.1 < 0.65
