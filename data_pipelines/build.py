@@ -147,7 +147,7 @@ def build(
     stage = home / f"{SCHEMA}.building"
     with _alone(stage):
         _sweep(home, stage, overwrite=options.overwrite)
-        counts = {split: Count() for split in described["splits"]}
+        counts = {split: Count() for split in described["asked"]}
         run = _Run(spec, how, stage, options, counts, progress or Progress())
         run.encode()
         _publish(run, home, described)
@@ -159,7 +159,7 @@ def _describe(spec: TaskSpec, options: Options) -> dict[str, Any]:
     """What two builds must have in common to be the same."""
     splits = [split for split in spec.splits if not options.splits or split in options.splits]
     quality = {"quality": options.quality} if options.pictures is PictureFormat.JPEG else {}
-    return {"task": spec.name, "size": options.size, "pictures": str(options.pictures), **quality, "splits": splits}
+    return {"task": spec.name, "size": options.size, "pictures": str(options.pictures), **quality, "asked": splits}
 
 
 def _already(home: pathlib.Path, described: dict[str, Any]) -> Built | None:
@@ -275,6 +275,7 @@ class _Run:
         return [self.stage / f"{split}-{number:05d}.{ending}" for number in sorted(self.records[split])]
 
     def _survey(self) -> None:
+        """Counts what the annotations name. A split of which they name nothing is left out, unless it was asked for."""
         pictures = 0
         for split, count in self.counts.items():
             with (self.stage / f"annotations-{split}.jsonl").open("w", encoding="utf-8") as file:
@@ -288,8 +289,12 @@ class _Run:
                         self.examples += 1
                         line = {"split": split, "id": item.id, "kind": "annotation", "reason": item.reason}
                         file.write(json.dumps(line | {"source": self.how.name(item.source)}, ensure_ascii=False) + "\n")
-            if not count.clips:
-                raise BuildError(self._nothing(split))
+        empty = [split for split, count in self.counts.items() if not count.clips]
+        kept = [split for split in self.counts if split not in empty]
+        if empty and (self.options.splits or not kept):
+            raise BuildError(self._nothing(empty[0]))
+        for split in empty:
+            del self.counts[split]
         least = pictures * self.how.size**2 * _FEWEST_BYTES[self.how.pictures]
         self._check_room(least, "at least ")
         self._check_rejects()

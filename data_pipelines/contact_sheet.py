@@ -31,7 +31,7 @@ from data_pipelines.image import PALETTE
 from data_pipelines.records import CorruptRecord, Record
 
 _STRIP = 10  # pictures side by side
-_THUMB, _STILL = 150, 420  # pixels of the longer side
+_THUMB, _STILL = 200, 420  # pixels of the longer side
 _COLUMNS, _HEIGHT = 400, 56  # of the drawn wave
 _BARS = 16  # answers in a histogram
 
@@ -93,8 +93,7 @@ def _bars(name: str, summary: Summary) -> str:
     shown = most_common(counts, _BARS)
     largest = shown[0][1]
     lines = "".join(
-        f'<li><span>{_text(label)}</span><i style="width:{100 * n / largest:.1f}%"></i><b>{n}</b></li>'
-        for label, n in shown
+        f'<li><span>{_text(label)}</span><i style="--share:{n / largest:.3f}"></i><b>{n}</b></li>' for label, n in shown
     )
     rest = len(counts) - len(shown)
     more = f"<li><span>and {rest} more</span></li>" if rest else ""
@@ -112,7 +111,8 @@ def _example(spec: TaskSpec, summary: Summary, index: int, pick: int) -> str:
     except CorruptRecord as error:
         return f'<article><p class="bad">{_text(error)}</p></article>\n'
     more = f" · one of {len(record.asks)} about this clip" if len(record.asks) > 1 else ""
-    return f"<article><h3>{_text(ask.id)}<small>{more}</small></h3>{body}</article>\n"
+    wide = "" if "<figure>" in body else ' class="wide"'
+    return f"<article{wide}><h3>{_text(ask.id)}<small>{more}</small></h3>{body}</article>\n"
 
 
 def _body(spec: TaskSpec, record: Record, ask: Ask) -> Iterator[str]:
@@ -128,12 +128,14 @@ def _body(spec: TaskSpec, record: Record, ask: Ask) -> Iterator[str]:
             yield f'<audio controls preload="none" src="{_sound(wave)}"></audio>'
     if (still := ask.picture if ask.picture is not None else 0 if len(record.frames) == 1 else None) is not None:
         yield "".join(_still(spec, record, ask, still))
+    yield '<div class="texts">'
     for name, make in (("prompt", spec.prompt), ("target", spec.target)):
         try:
             said = _tagged(make(ask.row))
         except ValueError as error:  # test sets need not have what a training target needs
             said = f'<span class="bad">{_text(error)}</span>'
         yield f'<div class="said {name}"><h4>{name}</h4><p>{said}</p></div>'
+    yield "</div>"
     about = {"clip": record.clip_id, "annotation": dict(ask.raw), "provenance": dict(record.provenance)}
     lines = json.dumps(about, indent=1, ensure_ascii=False)
     yield f"<details><summary>where it comes from</summary><pre>{_text(lines)}</pre></details>"

@@ -32,7 +32,7 @@ def noise_record(number: int, *, frames: int = 2, size: int = 16, seconds: float
             Ask(id=f"{number}-{k}", row=Row(question=f"How many, {k}?", answer="two"), raw={"line": number})
             for k in range(2)
         ),
-        provenance={"video": f"{number}.mp4"},
+        provenance={"video": {"path": f"{number}.mp4", "size": [size, size]}},
     )
 
 

@@ -358,6 +358,19 @@ def test_media_that_are_all_missing(tmp_path):
         build(spec_of("ave", ave_clips(3)), root=tmp_path, out=tmp_path / "out", options=EXACT)
 
 
+def test_a_split_that_is_empty_is_left_out_unless_asked_for(media, tmp_path):
+    def clips(root, split):
+        return iter(()) if split == "val" else ave_clips(1)(root, split)
+
+    spec = spec_of("ave", clips, splits=("val", "train"))
+    for again in (False, True):
+        built = build(spec, root=media, out=tmp_path, options=EXACT)
+        assert (list(built.counts), built.was_there) == (["train"], again)
+    asked = dataclasses.replace(EXACT, splits=("val",))
+    with pytest.raises(BuildError, match="ave/val: expected usable examples"):
+        build(spec, root=media, out=tmp_path / "other", options=asked)
+
+
 def test_sound_too_short_for_the_task(media, tmp_path):
     clips = ave_clips(2)
 
@@ -400,7 +413,8 @@ def built(media, tmp_path):
 
 def test_a_complete_data_set_is_left(media, tmp_path, built):
     before = files(built)
-    again = build(spec_of("ave", ave_clips(5)), root=media, out=tmp_path, options=EXACT)
+    asked = dataclasses.replace(EXACT, splits=("train",))
+    again = build(spec_of("ave", ave_clips(5)), root=media, out=tmp_path, options=asked)
     assert (again.was_there, again.counts["train"].examples) == (True, 4)
     assert files(built) == before
 
