@@ -28,6 +28,8 @@ setup(
         "sentencepiece>=0.2,<0.3",
         "safetensors>=0.4.3",
         "array_record>=0.8,<0.9",
+        "grain>=0.2.18,<0.3",
+        "absl-py>=2",  # Grain's flags
         "protobuf>=5",
         "tensorflow-datasets>=4.9.10,<4.10",
         "tqdm>=4.66",
@@ -40,6 +42,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.5",
             "hypothesis>=6.100",
+            "psutil>=5.9",
             "ruff>=0.6",
             "torch>=2.2",
             "transformers>=4.40",

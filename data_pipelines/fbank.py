@@ -16,11 +16,11 @@ SHIFT = 160  # samples between frames, 10 ms
 BINS = 128  # mel bins
 MEAN, STD = 15.41663, 6.55582  # of the sound BEATs was trained on
 
-_FFT = 512
+FFT = 512
 _RATE = 16_000
 _LOW_HZ, _HIGH_HZ = 20.0, 8_000.0
-_PREEMPHASIS = 0.97
-_FLOOR = float(np.finfo(np.float32).eps)
+PREEMPHASIS = 0.97
+FLOOR = float(np.finfo(np.float32).eps)
 _CHUNK_FRAMES = 200  # frames in work at once: 2 MB, which a cache holds, however long the sound is
 
 
@@ -80,28 +80,28 @@ def _frames_to_log_mel(wave: np.ndarray) -> np.ndarray:
     frames = np.lib.stride_tricks.sliding_window_view(scaled, WINDOW, axis=-1)[:, ::SHIFT]  # [A F 400]
     frames = frames - frames.mean(axis=-1, keepdims=True)
     # In place from here on: half of the time went into fresh memory.
-    padded = np.zeros((*frames.shape[:2], _FFT))
+    padded = np.zeros((*frames.shape[:2], FFT))
     shaped = padded[..., :WINDOW]
-    np.multiply(frames[..., :-1], -_PREEMPHASIS, out=shaped[..., 1:])
+    np.multiply(frames[..., :-1], -PREEMPHASIS, out=shaped[..., 1:])
     shaped[..., 1:] += frames[..., 1:]
-    shaped[..., 0] = (1 - _PREEMPHASIS) * frames[..., 0]  # the first sample is its own predecessor
-    shaped *= _povey()
+    shaped[..., 0] = (1 - PREEMPHASIS) * frames[..., 0]  # the first sample is its own predecessor
+    shaped *= povey()
     spectrum = np.fft.rfft(padded)  # [A F 257]
     real, imaginary = spectrum.real, spectrum.imag
     power = np.square(real, out=real) + np.square(imaginary, out=imaginary)
-    energy = power.reshape(-1, power.shape[-1]) @ _mel()
-    np.log(np.maximum(energy, _FLOOR, out=energy), out=energy)
+    energy = power.reshape(-1, power.shape[-1]) @ mel()
+    np.log(np.maximum(energy, FLOOR, out=energy), out=energy)
     return energy.reshape(*frames.shape[:2], BINS)
 
 
 @functools.cache
-def _povey() -> np.ndarray:
+def povey() -> np.ndarray:
     """Hann window, symmetric, to the power 0.85.  [400]"""
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))) ** 0.85
 
 
 @functools.cache
-def _mel() -> np.ndarray:
+def mel() -> np.ndarray:
     """Triangles that are straight on the mel scale; the Nyquist bin has no weight.  float64 [257 128]
 
     Computed in float32, as Kaldi and torchaudio do also for double sound: where a triangle just touches a frequency its
@@ -112,7 +112,7 @@ def _mel() -> np.ndarray:
     delta = (high - low) / (BINS + 1)
     number = np.arange(BINS, dtype=np.float32)
     left, centre, right = (np.float32(low) + (number + np.float32(i)) * np.float32(delta) for i in range(3))
-    hz = np.float32(_RATE / _FFT) * np.arange(_FFT // 2, dtype=np.float32)
+    hz = np.float32(_RATE / FFT) * np.arange(FFT // 2, dtype=np.float32)
     log = np.log((np.float32(1) + hz / np.float32(700)).astype(np.float64)).astype(np.float32)
     bins = (np.float32(1127) * log)[:, None]  # [256 1]
     triangles = np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre))

@@ -19,6 +19,7 @@ from crab_jax.convert.crab import strip
 from crab_jax.convert.sources import open_source
 from crab_jax.layout import Layout
 from crab_jax.model import ADDED_TOKENS, CrabConfig
+from data_pipelines.examples import assemble
 
 INPUT_NORM_EPS = 1e-5  # PyTorch's default, which no config of the reference writes down
 
@@ -151,35 +152,18 @@ def example(
         return x if x.ndim == ndim else x[None]
 
     image, video, audio = media("<image>", 4), media("<video>", 4), media("<audio>", 3)
-    visual = {ids.visual[0]: image, ids.visual[1]: video}
-    frames, windows, expanded, image_at, unplaced = [], [], [], None, 0
-    for token in tokens.tolist():
-        if token in visual:
-            if token == ids.visual[0]:
-                image_at = sum(map(len, frames))
-            frames.append(visual[token])
-            expanded += [token] * (len(visual[token]) * config.vl_projector.num_queries)
-        elif token == ids.audio:
-            windows.append(audio)
-            expanded += [token] * (len(audio) * config.al_projector.num_queries)
-        else:
-            expanded.append(token)
-    if image is not None and image_at is None:
-        image_at, unplaced = sum(map(len, frames)), len(image)
-        frames.append(image)
-    target = tokens[labels >= 0].tolist() if with_target else []
-    prompt = expanded[: len(expanded) - int((labels >= 0).sum())]
-    mask = case[f"{prefix}/<mask>"][0] if f"{prefix}/<mask>" in case else None
-    return Example(
+    image, video = (x if x is None else x.transpose(0, 2, 3, 1) for x in (image, video))
+    return assemble(
         name=f"{case.name}/{prefix}",
-        prompt=prompt,
-        target=target,
-        frames=np.concatenate(frames).transpose(0, 2, 3, 1) if frames else None,
-        unplaced=unplaced,
-        fbank=np.concatenate(windows) if windows else None,
-        mask=mask,
-        mask_frame=image_at or 0,
+        prompt=tokens[: len(tokens) - int((labels >= 0).sum())].tolist(),
+        target=tokens[labels >= 0].tolist() if with_target else [],
+        video=video,
+        image=image,
+        fbank=audio,
+        mask=case[f"{prefix}/<mask>"][0] if f"{prefix}/<mask>" in case else None,
         mask_semantic=semantic,
+        ids=ids,
+        sizes=config.feature_sizes,
     )
 
 

@@ -1,4 +1,4 @@
-"""Small data sets for tests of the stream: records with made-up media, written as the builder writes them."""
+"""Records of several tasks with made-up media, for tests of the stream."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from shards import write_data_set
 
 from crab_jax.tasks import Event, Row
 from crab_jax.tasks.clips import Ask
 from data_pipelines import encoding
-from data_pipelines.records import SCHEMA, Record, Shards, open_shards
-from data_pipelines.shard_writer import ShardWriter, write_lines, write_manifest
+from data_pipelines.records import Record, Shards, open_shards
 
 ADJECTIVES = ("quiet", "loud", "very loud", "slow", "bright", "somewhat hoarse", "lonely")
 
@@ -105,17 +105,6 @@ def _segmented(
 def write_shards(out: pathlib.Path, records: Sequence[Record], *, size: int, per_shard: int = 4) -> Shards:
     """One split of one data set."""
     task, split = records[0].task, records[0].split
-    folder = out / task / SCHEMA
-    folder.mkdir(parents=True)
-    shards, lines = [], []
-    for n, first in enumerate(range(0, len(records), per_shard)):
-        part = records[first : first + per_shard]
-        file = folder / f"{task}-{split}.array_record-{n:05d}"
-        with ShardWriter(file) as writer:
-            for record in part:
-                writer.add(record, samples=len(record.wave()))
-        lines += writer.entries
-        shards.append({"file": file.name, "bytes": file.stat().st_size, "records": len(part)})
-    write_lines(folder / f"index-{split}.jsonl", lines)
-    write_manifest(folder, options={"size": size}, splits={split: {"shards": shards}})
+    shards = [records[i : i + per_shard] for i in range(0, len(records), per_shard)]
+    write_data_set(out, {split: shards}, task=task, size=size)
     return open_shards(out, task, split)
