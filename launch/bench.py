@@ -1,4 +1,7 @@
-"""Benchmarks: `python -m launch.bench infer`. Numbers beside limits, nothing is asserted; see docs/performance.md."""
+"""Benchmarks: `python -m launch.bench infer`, or `data`.
+
+Numbers beside limits, nothing is asserted; see docs/performance.md.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,18 @@ import json
 import pathlib
 import shlex
 import sys
+from types import ModuleType
+from typing import Any
 
 import jax
 
-from launch.benchmarks import infer, report
+from launch.benchmarks import data, infer, report
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the command line, measures, writes. The table goes to standard output, progress to standard error."""
     arguments = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="python -m launch.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m launch.bench", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser(
         "infer", help="the LoRA linear, encoding and generation against this machine's own limits"
@@ -31,15 +36,39 @@ def main(argv: list[str] | None = None) -> int:
         metavar="FILE",
         help="put the table between the <!-- bench:infer --> markers here",
     )
+    command = commands.add_parser(
+        "data", help="building shards, reading them as a stream, and how full packed rows are"
+    )
+    command.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write every number here")
+    command.add_argument("--only", nargs="+", choices=list(data.SECTIONS), default=[], help="these sections")
+    command.add_argument("--rounds", type=_positive, default=5, help="timed repetitions of everything (default 5)")
+    command.add_argument("--clips", type=_positive, default=60, help="clips to render per task (default 60)")
+    command.add_argument("--folder", type=pathlib.Path, help="keep the rendered clips and the shards here")
+    command.add_argument(
+        "--update", type=pathlib.Path, metavar="FILE", help="put the table between the <!-- bench:data --> markers here"
+    )
     options = parser.parse_args(arguments)
+    common = {"name": options.command, "arguments": arguments, "json_file": options.json, "document": options.update}
+    if options.command == "data":
+        figures = data.measure(
+            folder=options.folder,
+            clips=options.clips,
+            rounds=options.rounds,
+            only=options.only,
+            progress=lambda f: _say(f"{f.section}: {f.what}, {f.value.median:.3g} {f.unit}"),
+        )
+        write(figures, form=data, **common)
+        return 0
     rows = infer.measure(
         infer.full_sizes(backend=jax.default_backend()),
         dtypes=options.dtype,
         rounds=options.rounds,
         only=options.only,
-        progress=_say,
+        progress=lambda row: _say(
+            f"{row.section}: {row.what}, {row.dtype}: {row.ratio.median:.2f} times {row.against}"
+        ),
     )
-    write(rows, name=options.command, arguments=arguments, json_file=options.json, document=options.update)
+    write(rows, **common)
     return 0
 
 
@@ -50,25 +79,34 @@ def _positive(value: str) -> int:
     return number
 
 
-def _say(row: report.Row) -> None:
-    sys.stderr.write(f"{row.section}: {row.what}, {row.dtype}: {row.ratio.median:.2f} times {row.against}\n")
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def write(
-    rows: list[report.Row],
+    rows: list[Any],
     *,
     name: str,
     arguments: list[str],
     json_file: pathlib.Path | None,
     document: pathlib.Path | None,
+    form: ModuleType = report,
 ) -> None:
-    """Standard output, the JSON file and the document, each with the exact command and the machine."""
+    """Standard output, the JSON file and the document, each with the exact command and the machine.
+
+    Args:
+        rows: what was measured.
+        name: of the subcommand.
+        arguments: of the command line.
+        json_file, document: where else to write.
+        form: has `text` and `as_json` for such rows.
+    """
     found = report.environment()
     line = "python -m launch.bench " + shlex.join(arguments)
-    content = report.text(rows, command=line, found=found)
+    content = form.text(rows, command=line, found=found)
     sys.stdout.write(content)
     if json_file is not None:
-        whole = report.as_json(rows, command=line, found=found)
+        whole = form.as_json(rows, command=line, found=found)
         json_file.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if document is not None:
         report.update(document, f"bench:{name}", content)

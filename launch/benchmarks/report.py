@@ -84,15 +84,16 @@ def environment_line(found: Mapping[str, Any]) -> str:
     )
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
     """Three digits that mean something, without an exponent."""
     if value >= 100:
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
-def _spread(spread: Spread) -> str:
-    return f"{_number(spread.median)} ({_number(spread.low)} to {_number(spread.high)})"
+def spread_text(spread: Spread) -> str:
+    """Median, and in brackets the smallest and the largest."""
+    return f"{number_text(spread.median)} ({number_text(spread.low)} to {number_text(spread.high)})"
 
 
 def _ratio(value: float) -> str:
@@ -120,9 +121,9 @@ def markdown(rows: Sequence[Row]) -> str:
         cells = [
             row.what,
             row.dtype,
-            f"{_spread(row.measured)} {row.unit}",
+            f"{spread_text(row.measured)} {row.unit}",
             against,
-            f"{_number(row.reference)} {row.unit}",
+            f"{number_text(row.reference)} {row.unit}",
             _ratio_spread(row.ratio),
             "" if row.expected is None else f"{row.expected:.3f}",
             "" if row.aim is None else f"≤ {row.aim:g}",
