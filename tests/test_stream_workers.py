@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import shard_files as make
-from stream_run import SIZE, digest, open_stream
+from stream_run import SHORT, SIZE, digest, open_stream
 
 from data_pipelines.stream.loader import BudgetError, WorkerError
 
@@ -28,6 +28,12 @@ def shards(tmp_path_factory):
     make.write_shards(out, [make.avss(i, size=SIZE) for i in range(11)], size=SIZE)
     make.write_shards(out, [make.ave(i, size=SIZE) for i in range(2)], size=SIZE)
     return out
+
+
+@pytest.fixture(scope="module")
+def reference(shards):
+    """The undisturbed run."""
+    return digests(open_stream(shards, settings=SHORT), 15 + BATCHES)
 
 
 def digests(stream, n):
@@ -53,18 +59,17 @@ def killed_run(shards, *, workers, after):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_after_sigkill_the_next_hundred_batches_are_the_same(shards, workers):
+def test_after_sigkill_the_next_hundred_batches_are_the_same(shards, reference, workers):
     """The state is that of a killed run with or without workers; who goes on has other workers and processes."""
     after = random.Random(workers).randrange(5, 15)
     state, past = killed_run(shards, workers=workers, after=after)
     assert state["batch"] == after - 1
-    reference = digests(open_stream(shards), after - 1 + BATCHES)
     assert past == reference[: after - 1]
-    expected = reference[after - 1 :]
-    same = open_stream(shards, workers=2 - workers)
+    expected = reference[after - 1 :][:BATCHES]
+    same = open_stream(shards, settings=SHORT, workers=2 - workers)
     same.set_state(state)
     assert digests(same, BATCHES) == expected
-    halves = [open_stream(shards, process=p, processes=2) for p in range(2)]
+    halves = [open_stream(shards, settings=SHORT, process=p, processes=2) for p in range(2)]
     for half in halves:
         half.set_state(state)
     with halves[0], halves[1]:

@@ -169,7 +169,7 @@ class Stream(Iterator[tuple[Batch, Info]]):
             f"source {i + 1}": f"{table.name} {table.digest}" for i, table in enumerate(tables)
         }
         self._workers, self._buffer, self._max_skipped = workers, buffer, max_skipped
-        self._next = 0
+        self._next, self._cursor = 0, (0, 0)
         self._batches: Any = None
         self.skipped: dict[str, str] = {}
 
@@ -204,7 +204,7 @@ class Stream(Iterator[tuple[Batch, Info]]):
             # Workers hand over shared memory, which a thread of Grain's frees when an array goes. Copies cost a few
             # percent of one core, but live as long as anybody wants, also beyond the end of the workers.
             batch = Batch(*map(np.array, batch))
-        self._next += 1
+        self._next, self._cursor = self._next + 1, info.cursor
         self._count(info.skipped)
         return batch, info
 
@@ -213,7 +213,7 @@ class Stream(Iterator[tuple[Batch, Info]]):
         return {
             "version": _STATE,
             "batch": self._next,
-            "cursor": list(self._reader.plan.cursor(self._next * self._reader.rows)),
+            "cursor": list(self._cursor),  # only saves planning what lies before
             "skipped": dict(self.skipped),
             "stream": dict(self._fingerprint),
         }
@@ -225,7 +225,7 @@ class Stream(Iterator[tuple[Batch, Info]]):
             StateError: no state, or one of other settings, shards, sizes or tokenizer; names what differs.
         """
         try:
-            version, number, cursor = state["version"], int(state["batch"]), [int(x) for x in state["cursor"]]
+            version, number, cursor = state["version"], int(state["batch"]), tuple(int(x) for x in state["cursor"])
             skipped, theirs = dict(state["skipped"]), dict(state["stream"])
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"expected the state of a data stream, found {type(error).__name__}: {error}") from error
@@ -240,7 +240,7 @@ class Stream(Iterator[tuple[Batch, Info]]):
         if differences:
             raise StateError("the state belongs to another stream:\n  " + "\n  ".join(differences))
         self.close()
-        self._next, self.skipped = number, skipped
+        self._next, self._cursor, self.skipped = number, cursor, skipped
         self._reader.plan.start_from(*cursor)
 
     def close(self) -> None:

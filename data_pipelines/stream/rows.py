@@ -36,12 +36,14 @@ class Info:
         fill: resource → share of this process' rows that is used: tokens, frames, windows, masks (those that the layout
             has).
         skipped: what is missing in it.
+        cursor: block in which its first row over all processes stands, and the first row of this block (`Plan.cursor`).
     """
 
     number: int
     names: tuple[tuple[str, ...], ...]
     fill: Mapping[str, float]
     skipped: tuple[Skipped, ...]
+    cursor: tuple[int, int]
 
     @property
     def examples(self) -> int:
@@ -143,7 +145,7 @@ class RowReader:
             skipped += [x for x in found if isinstance(x, Skipped)]
         batch = self._lay_out(rows)
         names = tuple(tuple(x.name for x in row) for row in rows)
-        return batch, Info(number, names, fill(batch), tuple(skipped))
+        return batch, Info(number, names, fill(batch), tuple(skipped), self.plan.cursor(start))
 
     def _lay_out(self, rows: list[list[Example]]) -> Batch:
         arguments = {"layout": self.layout, "ids": self._tokenizer.token_ids, **dataclasses.asdict(self._sizes)}
