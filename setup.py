@@ -22,6 +22,8 @@ setup(
         "einops>=0.8,<1",
         "librosa>=0.11,<0.12",
         "soundfile>=0.13",
+        "scipy>=1.13",
+        "scikit-learn>=1.5",
         "soxr>=0.5",  # librosa's resampler
         "av>=14.1,<19",
         "pillow>=11",

@@ -15,7 +15,7 @@ LIGHT = [
     "data_pipelines.build", "data_pipelines.check", "data_pipelines.contact_sheet", "data_pipelines.decode",
     "data_pipelines.examples", "data_pipelines.fbank", "data_pipelines.records", "data_pipelines.shard_writer",
     "data_pipelines.stage", "data_pipelines.stream.evaluation", "data_pipelines.stream.packing",
-    "data_pipelines.windows", "data_pipelines.world",
+    "data_pipelines.windows", "data_pipelines.world", "data_pipelines.world.baselines", "data_pipelines.world.command",
 ]  # fmt: skip
 # Package or module → prefixes of our own modules that it may import (itself always).
 MAY_IMPORT = {
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "crab_jax/model.py": [
         "crab_jax.backbones", "crab_jax.nn", "crab_jax.batch", "crab_jax.config", "crab_jax.losses", "crab_jax.params",
     ],
+    "data_pipelines/world": ["crab_jax.tasks", "data_pipelines.image"],
     "data_pipelines": [
         "crab_jax.tasks", "crab_jax.tokens", "crab_jax.config", "crab_jax.layout", "crab_jax.batch", "crab_jax.draw",
     ],

@@ -297,6 +297,14 @@ def test_null_expressions_are_true_of_nobody():
         nobody = {e.text for e in expressions.about_nobody(scene, rng, casting.names_in("avss"))}
         assert not meant & nobody
         assert "The silent one" in meant
+        by_text = {e.text: e.who for e in expressions.about_somebody(scene)}
+        assert cast[by_text["The silent one"]] is cast[2]
+        assert by_text["The first one to make a sound"] == 0
+        assert by_text["The leftmost one"] == 0
+        assert by_text[f"The one just left of the {KINDS[cast[2].kind].noun}"] == 1
+        louder = [casting.timed(p, loudness=0.1 * (1 + k)) for k, p in enumerate(heard)]
+        said = {e.text: e.who for e in expressions.about_somebody(Scene(tuple(louder)))}
+        assert [said[f"Making the {how} sound"] for how in ("loudest", "softest")] == [1, 0]
         by_text = collections.defaultdict(set)
         for e in expressions.about_somebody(scene):
             by_text[e.text].add(e.who)

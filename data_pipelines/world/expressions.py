@@ -23,7 +23,7 @@ _NULL_SHARE = 0.1  # of training expressions, so that "nothing" can be learnt
 
 @dataclasses.dataclass(frozen=True)
 class Expression:
-    """Text and the performer it means, None for nobody; `sense` is what one has to know: "visual", "audio", "both"."""
+    """Text and the performer it means, None for nobody; `sense` is what one has to know: "visual" or "both"."""
 
     text: str
     who: int | None
@@ -91,7 +91,7 @@ def _scene_with_expressions(casting: Casting, order: Order) -> tuple[Scene, list
 
 def _pick(rng: np.random.Generator, expressions: list[Expression], count: int) -> list[Expression]:
     """Some of them, rather those that need both senses."""
-    weights = np.array([{"both": 3.0, "audio": 2.0, "visual": 1.0}[e.sense] for e in expressions])
+    weights = np.array([{"both": 5.0, "visual": 1.0}[e.sense] for e in expressions])
     chosen = rng.choice(len(expressions), min(count, len(expressions)), replace=False, p=weights / weights.sum())
     return [expressions[k] for k in sorted(chosen.tolist())]
 

@@ -52,17 +52,17 @@ def arig(order: Order, studio: Studio) -> Entry:
 
 
 def s4(order: Order, studio: Studio) -> Entry:
-    """One performer sounds all the time; up to two others move in silence."""
+    """One performer sounds all the time; up to three others move in silence."""
 
     def draw(casting: Casting) -> Scene:
-        cast = casting.stand(names_in("avss"), int(casting.rng.choice((1, 2, 3), p=(0.15, 0.50, 0.35))))
+        cast = casting.stand(names_in("avss"), int(casting.rng.choice((1, 2, 3, 4), p=(0.08, 0.42, 0.35, 0.15))))
         return _scene(casting, order, cast, {int(casting.rng.integers(len(cast))): ((0, 5),)}, 5)
 
     return _segmented(order, studio, draw, "v1s", 5)
 
 
 def ms3(order: Order, studio: Studio) -> Entry:
-    """Two to four performers; in every second one to three of them sound."""
+    """Two to four performers; in every second one to three of them sound, others move in silence."""
 
     def draw(casting: Casting) -> Scene:
         cast = casting.stand(names_in("avss"), int(casting.rng.choice((2, 3, 4), p=(0.35, 0.40, 0.25))))
@@ -75,15 +75,16 @@ def avss(order: Order, studio: Studio) -> Entry:
     """One to four performers over ten seconds; each pixel of whoever sounds has the colour of its class."""
 
     def draw(casting: Casting) -> Scene:
-        cast = casting.stand(names_in("avss"), int(casting.rng.choice((1, 2, 3, 4), p=(0.15, 0.35, 0.30, 0.20))))
+        cast = casting.stand(names_in("avss"), int(casting.rng.choice((1, 2, 3, 4), p=(0.05, 0.20, 0.40, 0.35))))
         return _scene(casting, order, cast, _turns(casting, len(cast), 10), 10)
 
     return _segmented(order, studio, draw, "v2", 10)
 
 
 def _turns(casting: Casting, count: int, seconds: int) -> dict[int, tuple[tuple[int, int], ...]]:
-    """Who sounds when: at least one in every second, three at most, and often somebody never."""
-    players = casting.rng.permutation(count)[: max(count - int(casting.chance(0.6)), 1)].tolist()
+    """Who sounds when: at least one in every second, three at most; mostly somebody never does."""
+    most = count if casting.chance(0.25) else max(count - 1, 1)
+    players = casting.rng.permutation(count)[: int(casting.rng.integers(1, most + 1))].tolist()
     while True:
         heard = {k: casting.spans(seconds) for k in players}
         counts = [sum(a <= s < b for spans in heard.values() for a, b in spans) for s in range(seconds)]
