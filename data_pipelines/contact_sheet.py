@@ -28,7 +28,7 @@ from data_pipelines.check import Summary, most_common, table
 from data_pipelines.encoding import RATE
 from data_pipelines.examples import heard
 from data_pipelines.image import PALETTE
-from data_pipelines.records import CorruptRecord, Record
+from data_pipelines.records import Record
 
 _STRIP = 10  # pictures side by side
 _THUMB, _STILL = 200, 420  # pixels of the longer side
@@ -108,7 +108,7 @@ def _example(spec: TaskSpec, summary: Summary, index: int, pick: int) -> str:
         record = summary.shards[index]
         ask = record.asks[pick % len(record.asks)]
         body = "".join(_body(spec, record, ask))
-    except CorruptRecord as error:
+    except ValueError as error:  # a CorruptRecord, or media that no wording of the task can use
         return f'<article><p class="bad">{_text(error)}</p></article>\n'
     more = f" · one of {len(record.asks)} about this clip" if len(record.asks) > 1 else ""
     wide = "" if "<figure>" in body else ' class="wide"'
