@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -27,11 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("export", "write a weights folder back under the published PyTorch names", _export),
         ("data", "build shards from data sets, and look into them", _data),
         ("world", "render a world of audio-visual clips in the layouts of all data sets", _world),
+        ("plan", "say whether a training run fits a TPU slice and how fast it can be; needs no TPU", _plan),
     ):
         sub = verbs.add_parser(name, help=about, description=about)
         # Only the chosen verb is imported: `crab --help` answers at once.
         sub.set_defaults(run=prepare(sub) if name == verb else None)
-    args = parser.parse_args(argv)
+    args, others = parser.parse_known_args(argv)
+    # A plan is made of a config whose values can be changed as in launch.train; argparse cannot know their names.
+    args.overrides = [word for word in others if verb == "plan" and re.match(r"--config\.[\w.]+=", word)]
+    if wrong := [word for word in others if word not in args.overrides]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     try:
         return args.run(args)
     except KeyboardInterrupt:
@@ -65,6 +71,13 @@ def _export(parser: argparse.ArgumentParser):
 
 def _world(parser: argparse.ArgumentParser):
     from data_pipelines.world import command
+
+    command.add_arguments(parser)
+    return command.run
+
+
+def _plan(parser: argparse.ArgumentParser):
+    from crab_jax.plan import command
 
     command.add_arguments(parser)
     return command.run

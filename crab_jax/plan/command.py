@@ -1,0 +1,206 @@
+"""`crab plan`: whether a run fits a TPU slice and how fast it can be, before anyone books it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_DESCRIPTION = """\
+Compiles the real train step, and generation, for a TPU slice on this CPU, from shapes alone. Prints memory per chip by
+kind, floating-point work, the least time of matrix units, memory and interconnect, collectives, and the upper bound on
+tokens per second that follows. Values of the config are changed as in launch.train: --config.run.rows=256
+"""
+# Without these libtpu looks for chips, or asks the machine that it believes to be on.
+_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_MIN_LOG_LEVEL": "3", "TF_CPP_MIN_LOG_LEVEL": "3",
+}  # fmt: skip
+PROGRAMS = ("train", "generation")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """For the `crab` command."""
+    parser.description = _DESCRIPTION
+    parser.add_argument(
+        "--config", required=True, metavar="FILE[:ARGUMENTS]", help="a stage, such as configs/finetune.py"
+    )
+    parser.add_argument("--topology", required=True, metavar="KIND:AxB", help="a slice, such as v5e:16x16 or v5p:4x4x4")
+    parser.add_argument("--only", choices=PROGRAMS, help="one of the two programs")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write every number there")
+    parser.add_argument("--hlo", type=pathlib.Path, metavar="FOLDER", help="keep the compiled programs there, as text")
+    parser.add_argument("--markdown", action="store_true", help="also print one row of a Markdown table per program")
+    parser.add_argument("--batch", type=int, metavar="N", help="generation: answers at once (4 per device)")
+    parser.add_argument(
+        "--prompt", type=int, default=768, metavar="N", help="generation: tokens of a prompt (%(default)s)"
+    )
+    parser.add_argument(
+        "--new-tokens", type=int, default=64, metavar="N", help="generation: tokens of an answer (%(default)s)"
+    )
+    parser.add_argument(
+        "--generation-mesh", default="data=-1", metavar="AXIS=N,…",
+        help="generation: mesh, such as data=-1,fsdp=4 (%(default)s: every device holds the whole model)",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Makes and prints the plans. Returns 0 if everything fits, 1 if it does not, 2 for something wrong."""
+    from crab_jax.plan.hardware import Slice, TopologyError
+
+    try:
+        where = Slice.parse(args.topology)
+        if importlib.util.find_spec("libtpu") is None:
+            raise TopologyError(
+                'libtpu is not installed: install the extra that has it, pip install -e ".[tpu]" (no TPU is needed)'
+            )
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        os.environ["JAX_PLATFORMS"] = "cpu"  # a machine with a TPU plans on its CPU too
+        recipe = read_recipe(args.config, args.overrides)
+        plans = _plans(args, recipe, where)
+    except _expected() as error:
+        sys.stderr.write(f"crab plan: {error}\n")
+        return 2
+    return 0 if all(p.fits for p in plans) else 1
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """Errors whose message is all that a person needs."""
+    from crab_jax.config import ConfigError
+    from crab_jax.groups import CheckpointError
+    from crab_jax.plan.hardware import TopologyError
+    from crab_jax.plan.programs import PlanError
+    from crab_jax.sharding import ShardingError
+
+    return ConfigError, CheckpointError, TopologyError, PlanError, ShardingError, OSError
+
+
+def _plans(args: argparse.Namespace, recipe: Any, where: Any) -> list[Any]:
+    from crab_jax.plan import programs
+    from crab_jax.plan.plan import make_plan
+    from crab_jax.plan.report import report, summary
+
+    devices = slice_devices(where)
+    plans = []
+    for name in PROGRAMS if args.only is None else (args.only,):
+        if name == "train":
+            mesh = mesh_of(devices, dataclasses.asdict(recipe.mesh))
+            program = programs.train_step(recipe, mesh)
+        else:
+            mesh = mesh_of(devices, parse_mesh(args.generation_mesh))
+            rows = args.batch or 4 * mesh.shape["data"] * mesh.shape["fsdp"]
+            program = programs.generation(recipe, mesh, rows=rows, prompt=args.prompt, new=args.new_tokens)
+        sys.stderr.write(f"compiling the {program.name} for {where.name}; this takes minutes …\n")
+        plans.append(make_plan(program, recipe, mesh, where, hlo=args.hlo))
+        sys.stdout.write(report(plans[-1]) + "\n")
+        sys.stdout.flush()
+        if args.json:  # after each of them: the next one may take long
+            numbers = {"config": args.config, "overrides": list(args.overrides), "topology": where.name}
+            numbers["programs"] = [dataclasses.asdict(p) for p in plans]
+            args.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    if args.markdown:
+        sys.stdout.write(summary(plans) + "\n")
+    return plans
+
+
+def slice_devices(where: Any) -> Sequence[Any]:
+    """The devices of a slice that need not exist.
+
+    Raises:
+        crab_jax.plan.hardware.TopologyError: libtpu knows no such slice.
+    """
+    import jax
+    from jax.experimental import topologies
+
+    from crab_jax.plan.hardware import TopologyError, known_slices
+
+    # Programs for absent devices cannot be read back from the cache.
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=where.name).devices
+    except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise TopologyError(f"topology {where.name!r}: libtpu refuses it ({reason}); {known_slices()}") from error
+    if len(devices) != where.devices:
+        raise TopologyError(
+            f"topology {where.name!r}: libtpu sees {len(devices)} devices where {where.devices} were expected; "
+            "this version of it counts the devices of a chip in another way"
+        )
+    return devices
+
+
+def mesh_of(devices: Sequence[Any], sizes: Mapping[str, int]) -> Any:
+    """The mesh of a run on these devices.
+
+    Raises:
+        crab_jax.plan.programs.PlanError: such a mesh cannot be laid onto the slice.
+        crab_jax.sharding.ShardingError: the sizes do not multiply to the number of devices.
+    """
+    from crab_jax.plan.programs import PlanError
+    from crab_jax.sharding import make_mesh
+
+    try:
+        return make_mesh(**sizes, devices=devices)
+    except NotImplementedError as error:
+        raise PlanError(
+            f"mesh {dict(sizes)}: cannot be laid onto the axes of the slice ({str(error).split('. ', 1)[0]}); "
+            "choose sizes that are products of whole axes"
+        ) from error
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """`data=-1,fsdp=4` → sizes; an axis that is not named has 1.
+
+    Raises:
+        crab_jax.plan.programs.PlanError: another axis, or no number.
+    """
+    from crab_jax.plan.programs import PlanError
+    from crab_jax.sharding import MESH_AXES
+
+    sizes = dict.fromkeys(MESH_AXES, 1)
+    for item in text.split(","):
+        name, _, value = item.partition("=")
+        if name not in sizes or not value.removeprefix("-").isdigit():
+            raise PlanError(f"--generation-mesh {text}: expected AXIS=NUMBER with {', '.join(sizes)}, found {item!r}")
+        sizes[name] = int(value)
+    return sizes
+
+
+def read_recipe(config: str, overrides: Sequence[str]) -> Any:
+    """The settings of a run, read as `launch.train` reads them.
+
+    Args:
+        config: a file, perhaps with `:ARGUMENTS`.
+        overrides: `--config.NAME=VALUE`.
+
+    Raises:
+        crab_jax.config.ConfigError: an unknown or mistyped value.
+        OSError: no such file.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    from crab_jax.config import ConfigError, build
+    from crab_jax.recipe import Recipe
+
+    path = pathlib.Path(config.partition(":")[0]).absolute()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such config; give a file of configs/, such as configs/finetune.py")
+    # A config imports its neighbours as `configs.…`; launch.train finds them because it runs in the checkout.
+    sys.path.insert(0, str(path.parents[1]))
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+    try:
+        values(["crab plan", f"--config={config}", *overrides])
+        return build(Recipe, values["config"].value.to_dict(), where="config")
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{config}: {error.args[0] if error.args else error}") from error
+    finally:
+        sys.path.remove(str(path.parents[1]))

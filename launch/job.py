@@ -1,0 +1,135 @@
+"""Fills in the job files of this folder, and hands them over.
+
+    python -m launch.job gke --name crab-joint --image IMAGE --topology v5e:16x16 -- python -m launch.train …
+    python -m launch.job xpk --name crab-joint --image IMAGE --topology v5e:16x16 --cluster CLUSTER -- python …
+    python -m launch.job slurm --name crab-joint --nodes 4 --gpus 8 -- python -m launch.train …
+
+Prints what it would hand over; with --submit, gives it to kubectl, xpk or sbatch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import re
+import shlex
+import string
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from crab_jax.plan.hardware import Slice, TopologyError
+
+HERE = pathlib.Path(__file__).parent
+CHIPS_PER_HOST = 4  # of every slice that has several hosts
+# Kind of chip → the label of GKE's nodes, the name of XPK's types, and what its number counts per chip.
+GKE = {"v5e": "tpu-v5-lite-podslice", "v5p": "tpu-v5p-slice", "v6e": "tpu-v6e-slice", "tpu7x": "tpu7x"}
+XPK = {"v5e": ("v5litepod", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1), "tpu7x": ("tpu7x", 2)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """See the module. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m launch.job", description=__doc__.split("\n", 1)[0])
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    for kind in ("gke", "xpk", "slurm"):
+        sub = kinds.add_parser(kind)
+        sub.add_argument("--name", required=True, type=_name, help="of the job")
+        sub.add_argument("--submit", action="store_true", help="hand it over instead of printing it")
+        sub.add_argument("--grace", type=int, default=300, metavar="SECONDS", help="time to save (%(default)s)")
+        sub.add_argument("command", nargs="+", metavar="-- COMMAND")
+        if kind == "slurm":
+            sub.add_argument("--nodes", type=int, required=True)
+            sub.add_argument("--gpus", type=int, required=True, help="of one node")
+            sub.add_argument("--cpus", type=int, default=32, help="of one node (%(default)s)")
+            sub.add_argument("--time", default="24:00:00", help="%(default)s")
+            sub.add_argument("--tree", default=".", help="the checkout, where all nodes see it (%(default)s)")
+            sub.add_argument(
+                "--sbatch", action="append", default=[], metavar="OPTION", help="further, such as partition=gpu"
+            )
+        else:
+            sub.add_argument("--image", required=True, help="a container with this project and its extra [tpu]")
+            sub.add_argument("--topology", required=True, help="such as v5e:16x16")
+            sub.add_argument("--restarts", type=int, default=100, help="at most (%(default)s)")
+        if kind == "xpk":
+            sub.add_argument("--cluster", required=True)
+    args = parser.parse_args(argv)
+    try:
+        if args.kind == "xpk":
+            return _hand_over(xpk(args), None, args.submit)
+        text, taker = (
+            (slurm(args), ["sbatch"]) if args.kind == "slurm" else (gke(args), ["kubectl", "apply", "-f", "-"])
+        )
+        return _hand_over(taker, text, args.submit)
+    except (TopologyError, FileNotFoundError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+
+def gke(args: argparse.Namespace) -> str:
+    """The YAML of a JobSet."""
+    where = Slice.parse(args.topology)
+    per_host = min(CHIPS_PER_HOST, where.chips)
+    return _filled(
+        "gke_job.yaml",
+        name=args.name,
+        restarts=args.restarts,
+        hosts=where.chips // per_host,
+        grace=args.grace,
+        accelerator=GKE[where.chip.name],
+        topology="x".join(map(str, where.dims)),
+        image=json.dumps(args.image),
+        command=json.dumps(list(args.command)),  # JSON is YAML
+        chips_per_host=per_host,
+    )
+
+
+def xpk(args: argparse.Namespace) -> list[str]:
+    """The command that starts the same with XPK."""
+    where = Slice.parse(args.topology)
+    kind, per_chip = XPK[where.chip.name]
+    return [
+        "xpk", "workload", "create", f"--workload={args.name}", f"--cluster={args.cluster}",
+        f"--tpu-type={kind}-{where.chips * per_chip}", "--num-slices=1", f"--docker-image={args.image}",
+        f"--max-restarts={args.restarts}", "--restart-on-exit-codes=75,137,143",
+        f"--termination-grace-period-seconds={args.grace}", f"--command={shlex.join(args.command)}",
+    ]  # fmt: skip
+
+
+def slurm(args: argparse.Namespace) -> str:
+    """The batch script."""
+    return _filled(
+        "slurm_job.sh",
+        name=args.name,
+        nodes=args.nodes,
+        gpus=args.gpus,
+        cpus=args.cpus,
+        time=args.time,
+        grace=args.grace,
+        tree=shlex.quote(args.tree),
+        command=shlex.join(args.command),
+        extra="\n".join(f"#SBATCH --{option}" for option in args.sbatch),
+    )
+
+
+def _filled(file: str, **values: object) -> str:
+    return string.Template((HERE / file).read_text(encoding="utf-8")).substitute(values)
+
+
+def _hand_over(taker: list[str], text: str | None, submit: bool) -> int:
+    if not submit:
+        sys.stdout.write(f"{shlex.join(taker)}\n" if text is None else text)
+        return 0
+    return subprocess.run(taker, input=text, text=True, check=False).returncode
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected at most 40 lower-case letters, digits and -, a letter first"
+        )
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
