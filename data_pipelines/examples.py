@@ -105,7 +105,7 @@ def assemble(
         name=name,
         prompt=expand_placeholders(prompt, slots, tags),
         target=target,
-        frames=np.concatenate(frames) if frames else None,
+        frames=None if not frames else frames[0] if len(frames) == 1 else np.concatenate(frames),
         unplaced=unplaced,
         fbank=None if fbank is None or not heard else fbank if heard == 1 else np.concatenate([fbank] * heard),
         mask=mask,

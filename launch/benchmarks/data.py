@@ -219,11 +219,11 @@ def _pack(examples: list[Any], tokenizer: Tokenizer) -> None:
 def _by_stage(source: Source, place: tuple[int, int], tokenizer: Tokenizer) -> dict[str, float]:
     """Seconds of each stage of one example; the stages of `read_example`, one by one."""
     spec, media = source.spec, source.spec.media[WORDING]
-    seconds, last = {}, time.perf_counter()
+    seconds, last = {}, time.process_time()
 
     def done(stage: str) -> None:
         nonlocal last
-        now = time.perf_counter()
+        now = time.process_time()
         seconds[stage], last = now - last, now
 
     record = source.shards[place[0]]
@@ -384,15 +384,15 @@ def _resident_mib(pid: int) -> float | None:
 def _in_turn(
     contenders: dict[str, Callable[[Any], Any]], items: Sequence[Any], *, rounds: int
 ) -> dict[str, np.ndarray]:
-    """Seconds per item, one after the other, round by round; one round that nobody times goes first."""
+    """Seconds of processor time per item, in turn, round by round; one round that nobody times goes first."""
     seconds = {name: np.zeros(rounds) for name in contenders}
     for i in range(-1, rounds):
         for name, run in contenders.items():
-            started = time.perf_counter()
+            started = time.process_time()
             for item in items:
                 run(item)
             if i >= 0:
-                seconds[name][i] = (time.perf_counter() - started) / len(items)
+                seconds[name][i] = (time.process_time() - started) / len(items)
     return seconds
 
 
