@@ -21,6 +21,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+exec 3>&2 # for what is called, whatever happens to the output of the call
 PREEMPTED=75
 name="" zone="" project="" create="" version="" spot="" folder=crab_jax restarts=100 dry=""
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "launch/tpu_pod.sh"; }
@@ -64,7 +65,7 @@ where=(--zone "$zone")
 [ -z "$project" ] || where+=(--project "$project")
 
 call() { # prints a command that can be pasted, and runs it unless this is a rehearsal
-  { printf '+'; printf ' %q' "$@"; printf '\n'; } >&2
+  { printf '+'; printf ' %q' "$@"; printf '\n'; } >&3
   [ -n "$dry" ] || "$@"
 }
 tpu() { call gcloud compute tpus tpu-vm "$@" "${where[@]}"; }

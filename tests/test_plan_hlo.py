@@ -1,4 +1,4 @@
-"""Compiled text → what a device does: loops, groups, bytes, products. Small programs whose numbers are known by hand."""
+"""Compiled text → what a device does: loops, groups, bytes, products. Programs whose numbers are known by hand."""
 
 import itertools
 import pathlib

@@ -195,10 +195,10 @@ def read_recipe(config: str, overrides: Sequence[str]) -> Any:
         raise FileNotFoundError(f"{path}: no such config; give a file of configs/, such as configs/finetune.py")
     # A config imports its neighbours as `configs.…`; launch.train finds them because it runs in the checkout.
     sys.path.insert(0, str(path.parents[1]))
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+    values, words = flags.FlagValues(), ["crab plan", f"--config={config}", *overrides]
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=words)
     try:
-        values(["crab plan", f"--config={config}", *overrides])
+        values(words)
         return build(Recipe, values["config"].value.to_dict(), where="config")
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{config}: {error.args[0] if error.args else error}") from error

@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 GIB = 2**30
 
 
@@ -111,6 +113,13 @@ class Slice:
         """As JAX counts them."""
         return self.chips * self.chip.devices
 
+    def place(self, device: Any) -> tuple[int, ...]:
+        """Where the chip of a device stands. Devices without coordinates (CPU, in rehearsals) stand in order."""
+        found = getattr(device, "coords", None)
+        if found is None:
+            return tuple(int(i) for i in np.unravel_index(device.id // self.chip.devices, self.dims))
+        return tuple(found)[: len(self.dims)]
+
     def seconds(self, moved: float, group: Sequence[Sequence[int]], *, rings: int = 1) -> float:
         """The least time that a group of devices needs to bring `moved` bytes into every one of its chips.
 
@@ -139,8 +148,3 @@ def known_slices() -> str:
     """For messages."""
     lines = [f"{c.name}:{{{', '.join(c.slices)}}}" for c in CHIPS.values()]
     return "expected KIND:AxB or KIND:AxBxC, such as " + "; ".join(lines)
-
-
-def coordinates(device: Any) -> tuple[int, ...]:
-    """Where the chip of a device stands. A device that has no place (CPU) is its own chip on a line."""
-    return tuple(getattr(device, "coords", None) or (device.id,))

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from crab_jax.plan.hardware import GIB, Slice, coordinates
+from crab_jax.plan.hardware import GIB, Slice
 from crab_jax.plan.programs import Program
 from crab_jax.plan.work import Work, measure
 from crab_jax.recipe import Recipe
@@ -122,7 +122,7 @@ def make_plan(program: Program, recipe: Recipe, mesh: Mesh, where: Slice, *, hlo
     if hlo is not None:
         hlo.mkdir(parents=True, exist_ok=True)
         (hlo / f"{program.name.replace(' ', '_')}.txt").write_text(text, encoding="utf-8")
-    work = measure(text, [coordinates(d) for d in mesh.devices.flat], where)
+    work = measure(text, [where.place(d) for d in mesh.devices.flat], where)
     memory = _memory(program, compiled.memory_analysis())
     return Plan(
         **known,

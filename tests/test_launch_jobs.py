@@ -1,0 +1,198 @@
+"""Scripts that run training on machines that are not here: what they would call, and what they do when it ends."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from launch import job
+
+ROOT = pathlib.Path(__file__).parent.parent
+COMMAND = [
+    "python",
+    "-m",
+    "launch.train",
+    "--config",
+    "configs/finetune.py:heads=5,tasks=avqa+ave",
+    "--workdir",
+    "gs://b/a b",
+]
+# A gcloud that notes its arguments. Training ends as the lines of `ends` say, one after the other; `describe` likewise.
+GCLOUD = """#!/usr/bin/env bash
+printf '%s\\n' "$*" >> "$STATE/calls"
+next() { head -1 "$STATE/$1"; sed -i 1d "$STATE/$1"; }
+case "$*" in
+  *" describe "*) state="$(next states)"; [ "$state" = GONE ] && exit 1; echo "$state" ;;
+  *launch.train*)
+    code="$(next ends)"
+    [ "$code" = lost ] && exit 255
+    echo "worker ended with code $code"; echo "worker ended with code 143"
+    [ "$code" = 0 ] && exit 0; exit 1 ;;
+esac
+exit 0
+"""
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="the script needs bash")
+
+
+@pytest.fixture
+def pod(tmp_path):
+    gcloud = tmp_path / "bin" / "gcloud"
+    gcloud.parent.mkdir()
+    gcloud.write_text(GCLOUD)
+    gcloud.chmod(0o755)
+
+    def run(*options, ends="0", states="READY"):
+        (tmp_path / "ends").write_text("\n".join(ends.split()) + "\n")
+        (tmp_path / "states").write_text("\n".join(states.split()) + "\n")
+        done = subprocess.run(
+            ["bash", str(ROOT / "launch" / "tpu_pod.sh"), *options, "--", *COMMAND],
+            env=os.environ | {"PATH": f"{gcloud.parent}:{os.environ['PATH']}", "STATE": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        calls = tmp_path / "calls"
+        return done, calls.read_text().splitlines() if calls.exists() else []
+
+    return run
+
+
+NAMED = ("--name", "crab", "--zone", "z")
+MADE = (*NAMED, "--create", "v5litepod-256", "--spot")
+
+
+@needs_bash
+def test_a_rehearsal_prints_every_command_and_calls_nothing(pod):
+    done, calls = pod(*MADE, "--project", "p", "--dry-run")
+    assert (done.returncode, calls) == (0, [])
+    lines = [shlex.split(line.removeprefix("+ ")) for line in done.stderr.splitlines()]
+    assert [line[4] for line in lines] == ["create", "scp", "ssh", "ssh"]
+    assert all(
+        line[:4] == ["gcloud", "compute", "tpus", "tpu-vm"] and line[-4:] == ["--zone", "z", "--project", "p"]
+        for line in lines
+    )
+    assert lines[0][5:11] == [
+        "crab",
+        "--accelerator-type",
+        "v5litepod-256",
+        "--version",
+        "v2-alpha-tpuv5-lite",
+        "--spot",
+    ]
+    assert all("--worker=all" in line for line in lines[1:])
+    # What the workers run comes out of their shell as it went in.
+    remote = lines[3][lines[3].index("--command") + 1]
+    inner = remote[remote.index("python -m") : remote.index("|| rc=")]
+    assert shlex.split(inner) == COMMAND
+
+
+@needs_bash
+def test_it_is_started_again_after_a_preemption_and_only_then(pod):
+    done, calls = pod(*NAMED, ends="75 75 0", states="READY READY")
+    assert done.returncode == 0
+    assert sum("launch.train" in call for call in calls) == 3
+    assert sum(" scp " in call for call in calls) == 1
+
+
+@needs_bash
+def test_what_was_taken_away_is_made_again(pod):
+    done, calls = pod(*MADE, ends="lost 0", states="READY PREEMPTED PREEMPTED")
+    assert done.returncode == 0
+    verbs = [call.split()[3] for call in calls if " describe " not in call]
+    assert verbs == ["scp", "ssh", "ssh", "delete", "create", "scp", "ssh", "ssh"]
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("ends", "states", "code", "message"),
+    [
+        ("1", "READY", 1, "ended with code 1"),
+        ("lost", "READY", 1, "lost the workers"),
+        ("lost", "GONE", 2, "--create was not given"),
+        ("75 75 75", "READY READY READY", 2, "gave up after 2 restarts"),
+    ],
+)
+def test_it_stops(pod, ends, states, code, message):
+    done, _ = pod(*NAMED, "--restarts", "2", ends=ends, states=states)
+    assert done.returncode == code
+    assert message in done.stderr
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--name", "crab"), "--zone is missing"),
+        ((*NAMED, "--bogus"), "unknown argument --bogus"),
+        ((*NAMED, "--create", "abacus-8"), "give --version"),
+        ((*NAMED, "--restarts", "many"), "expected a whole number"),
+        ((*NAMED, "--folder", "a; rm -rf b"), "expected letters"),
+    ],
+)
+def test_wrong_arguments_call_nothing(pod, options, message):
+    done, calls = pod(*options)
+    assert (done.returncode, calls) == (2, [])
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("topology", "hosts", "label", "shape"),
+    [
+        ("v5e:16x16", 64, "tpu-v5-lite-podslice", "16x16"),
+        ("tpu7x:2x2x2", 2, "tpu7x", "2x2x2"),
+        ("v5e:1x1", 1, "tpu-v5-lite-podslice", "1x1"),
+    ],
+)
+def test_gke(capsys, topology, hosts, label, shape):
+    assert job.main(["gke", "--name", "crab", "--image", "r/i: t", "--topology", topology, "--", *COMMAND]) == 0
+    made = yaml.safe_load(capsys.readouterr().out)
+    work = made["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert work["parallelism"] == work["completions"] == hosts
+    pod = work["template"]["spec"]
+    assert list(pod["nodeSelector"].values()) == [label, shape]
+    (container,) = pod["containers"]
+    assert (container["image"], container["command"]) == ("r/i: t", COMMAND)
+    (rule,) = work["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    assert 75 in rule["onExitCodes"]["values"]
+    assert rule["onExitCodes"]["operator"] == "NotIn"
+
+
+def test_xpk(capsys):
+    options = ["--name", "crab", "--image", "i", "--topology", "v5p:4x4x4", "--cluster", "c"]
+    assert job.main(["xpk", *options, "--", *COMMAND]) == 0
+    words = shlex.split(capsys.readouterr().out)
+    assert {"--tpu-type=v5p-128", "--restart-on-exit-codes=75,137,143", f"--command={shlex.join(COMMAND)}"} <= set(
+        words
+    )
+
+
+def test_slurm(capsys, tmp_path):
+    """The script is run with stand-ins for Slurm's commands: exit code 75 puts it back into the queue."""
+    options = ["--name", "crab", "--nodes", "4", "--gpus", "8", "--tree", str(tmp_path), "--sbatch", "partition=gpu"]
+    assert job.main(["slurm", *options, "--", "bash", "-c", "exit 75"]) == 0
+    text = capsys.readouterr().out
+    for line in ("--nodes=4", "--gpus-per-node=8", "--signal=TERM@300", "--partition=gpu", "--requeue"):
+        assert f"#SBATCH {line}\n" in text
+    if shutil.which("bash") is None:
+        pytest.skip("the rest needs bash")
+    for name, body in (("srun", 'shift; "$@"'), ("scontrol", 'echo "$@" > called')):
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["bash"], input=text, text=True, env=environment, capture_output=True)
+    assert done.returncode == 75
+    assert (tmp_path / "called").read_text() == "requeue 7\n"
+
+
+def test_wrong_jobs(capsys):
+    assert job.main(["gke", "--name", "crab", "--image", "i", "--topology", "v5e:7", "--", "true"]) == 2
+    assert "v5e:{1x1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        job.main(["slurm", "--name", "Crab!", "--nodes", "1", "--gpus", "1", "--", "true"])
+    assert "lower-case" in capsys.readouterr().err
