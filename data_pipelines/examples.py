@@ -169,7 +169,7 @@ def build_example(
         image=image[None] if media.image else None,
         fbank=fbank,
         mask=mask if media.image else None,
-        mask_semantic=spec.semantic,
+        mask_semantic=spec.semantic and mask is not None,
         ids=tokenizer.token_ids,
         sizes=sizes,
     )
