@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from crab_jax.plan.hardware import Slice, TopologyError
+from crab_jax.plan.hardware import LIBTPU_FLAGS, Slice, TopologyError
 
 HERE = pathlib.Path(__file__).parent
 CHIPS_PER_HOST = 4  # of every slice that has several hosts
@@ -81,6 +81,7 @@ def gke(args: argparse.Namespace) -> str:
         image=json.dumps(args.image),
         command=json.dumps(list(args.command)),  # JSON is YAML
         chips_per_host=per_host,
+        flags=json.dumps(LIBTPU_FLAGS),
     )
 
 
@@ -92,7 +93,8 @@ def xpk(args: argparse.Namespace) -> list[str]:
         "xpk", "workload", "create", f"--workload={args.name}", f"--cluster={args.cluster}",
         f"--tpu-type={kind}-{where.chips * per_chip}", "--num-slices=1", f"--docker-image={args.image}",
         f"--max-restarts={args.restarts}", "--restart-on-exit-codes=75,137,143",
-        f"--termination-grace-period-seconds={args.grace}", f"--command={shlex.join(args.command)}",
+        f"--termination-grace-period-seconds={args.grace}", f"--env=LIBTPU_INIT_ARGS={LIBTPU_FLAGS}",
+        f"--command={shlex.join(args.command)}",
     ]  # fmt: skip
 
 

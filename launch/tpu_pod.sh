@@ -95,7 +95,8 @@ install() {
 
 # Every worker says with what its command ended; gcloud itself only says whether all went well.
 command="$(printf '%q ' "$@")"
-remote="cd $folder && export PATH=\"\$PWD/.venv/bin:\$PATH\" && { rc=0; $command|| rc=\$?; echo \"worker ended with code \$rc\"; exit \$rc; }"
+flags="${LIBTPU_INIT_ARGS:---xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000}" # see crab_jax/plan/hardware.py
+remote="cd $folder && export LIBTPU_INIT_ARGS=$(printf %q "$flags") PATH=\"\$PWD/.venv/bin:\$PATH\" && { rc=0; $command|| rc=\$?; echo \"worker ended with code \$rc\"; exit \$rc; }"
 
 log="$(mktemp)"
 trap 'rm -f "$log"' EXIT

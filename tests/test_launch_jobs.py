@@ -11,6 +11,7 @@ import subprocess
 import pytest
 import yaml
 
+from crab_jax.plan.hardware import LIBTPU_FLAGS
 from launch import job
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -87,6 +88,7 @@ def test_a_rehearsal_prints_every_command_and_calls_nothing(pod):
     assert all("--worker=all" in line for line in lines[1:])
     # What the workers run comes out of their shell as it went in.
     remote = lines[3][lines[3].index("--command") + 1]
+    assert f"export LIBTPU_INIT_ARGS={LIBTPU_FLAGS} " in remote  # as it was planned
     inner = remote[remote.index("python -m") : remote.index("|| rc=")]
     assert shlex.split(inner) == COMMAND
 
@@ -157,6 +159,7 @@ def test_gke(capsys, topology, hosts, label, shape):
     assert list(pod["nodeSelector"].values()) == [label, shape]
     (container,) = pod["containers"]
     assert (container["image"], container["command"]) == ("r/i: t", COMMAND)
+    assert container["env"] == [{"name": "LIBTPU_INIT_ARGS", "value": LIBTPU_FLAGS}]
     (rule,) = work["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
     assert 75 in rule["onExitCodes"]["values"]

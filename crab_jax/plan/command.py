@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Makes and prints the plans. Returns 0 if everything fits, 1 if it does not, 2 for something wrong."""
-    from crab_jax.plan.hardware import Slice, TopologyError
+    from crab_jax.plan.hardware import LIBTPU_FLAGS, Slice, TopologyError
 
     try:
         where = Slice.parse(args.topology)
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             raise TopologyError(
                 'libtpu is not installed: install the extra that has it, pip install -e ".[tpu]" (no TPU is needed)'
             )
-        for name, value in _ENVIRONMENT.items():
+        for name, value in (_ENVIRONMENT | {"LIBTPU_INIT_ARGS": LIBTPU_FLAGS}).items():
             os.environ.setdefault(name, value)
         os.environ["JAX_PLATFORMS"] = "cpu"  # a machine with a TPU plans on its CPU too
         recipe = read_recipe(args.config, args.overrides)

@@ -141,8 +141,10 @@ def _memory(program: Program, found: Any) -> dict[str, float]:
     results = max(0, found.output_size_in_bytes - found.alias_size_in_bytes)
     memory["results"] = results
     together = found.argument_size_in_bytes + found.temp_size_in_bytes + results
-    # The compiler counts what is alive at once; arguments and temporaries together may never be.
-    memory["peak"] = getattr(found, "peak_memory_in_bytes", 0) or together
+    # The compiler counts what is alive at once; arguments and all temporaries together may never be. Not every backend
+    # counts, and older versions of JAX do not hand it on.
+    peak = getattr(found, "peak_memory_in_bytes", 0)
+    memory["peak"] = peak if peak >= found.argument_size_in_bytes else together
     return memory
 
 
