@@ -60,6 +60,9 @@ class ToySystem:
         r"net/.*/bias": ("whole",),
     }
 
+    def __init__(self, *, noise: bool = True):
+        self.noise = noise
+
     def counts(self, batch):
         return {"tokens": batch["count"].sum().astype("float32")}
 
@@ -70,8 +73,9 @@ class ToySystem:
         import jax
 
         x = batch["x"] @ params["base/kernel"]
-        noise = jax.random.bernoulli(key, 0.9, x.shape)
-        x = jax.nn.tanh((x * noise) @ params["net/down/kernel"] + params["net/down/bias"])
+        if self.noise:
+            x = x * jax.random.bernoulli(key, 0.9, x.shape)
+        x = jax.nn.tanh(x @ params["net/down/kernel"] + params["net/down/bias"])
         y = x @ params["net/up/kernel"] + params["net/up/bias"]
         return {"text": (batch["count"] * ((y - 1) ** 2).mean(-1)).astype("float32")}
 
