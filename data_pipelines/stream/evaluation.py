@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import numpy as np
 
@@ -11,8 +12,11 @@ from crab_jax.batch import Example, FeatureSizes
 from crab_jax.tasks import Wording
 from crab_jax.tasks.clips import Ask
 from crab_jax.tokens import Tokenizer
+from data_pipelines.records import Record
 from data_pipelines.stream.rows import read_example
-from data_pipelines.stream.tables import Source
+from data_pipelines.stream.tables import Source, StreamError
+
+Swap = Literal["sound", "picture"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,17 +26,21 @@ class Item:
     Attributes:
         number: in the split, the same for any number of processes.
         name: such as `avqa/test, 00000042`.
-        ask: what is asked; None if the record could not be read.
-        example: prompt and media for `crab_jax.evaluate.engine`, without the target; None if it could not be made.
+        clip: id of the record that it belongs to.
+        ask: what is asked; where the record could not be read, without `raw`.
+        example: prompt and media for `crab_jax.evaluate.engine`; None if it could not be made.
         mask: the true mask, uint8 [S S], or None.
+        media_of: id of the clip whose sound or pictures are shown instead; empty if nothing is swapped.
         reason: why there is no example; empty if there is.
     """
 
     number: int
     name: str
-    ask: Ask | None
+    clip: str
+    ask: Ask
     example: Example | None
     mask: np.ndarray | None
+    media_of: str = ""
     reason: str = ""
 
 
@@ -44,6 +52,9 @@ def evaluation_items(
     sizes: FeatureSizes,
     process: int = 0,
     processes: int = 1,
+    with_target: bool = False,
+    swap: Swap | None = None,
+    wanted: Callable[[int, Ask], bool] = lambda number, ask: True,
 ) -> Iterator[Item]:
     """All examples of a split, one after the other; what cannot be read comes as an item with a reason.
 
@@ -53,34 +64,82 @@ def evaluation_items(
         source: the split.
         wording, tokenizer, sizes: as in `build_example`.
         process, processes: which part.
+        with_target: whether the examples hold the true answer's text, for teacher forcing.
+        swap: show every question with the sound, or the pictures, of another clip (`donors`).
+        wanted: number and ask → whether to give it; a record of which nothing is wanted is not read.
 
     Raises:
         data_pipelines.records.ShardError: the index is damaged.
+        StreamError: media are to be swapped among fewer than two clips.
     """
     if not 0 <= process < processes:
         raise ValueError(f"expected a process below {processes}, found {process}")
+    other = None if swap is None else donors(len(source.shards))
     number = 0
     for entry in source.shards.index():
         numbers = range(number, number + len(entry.asks))
         number += len(entry.asks)
         if entry.index % processes != process:
             continue
+        chosen = [i for i, (n, ask) in enumerate(zip(numbers, entry.asks)) if wanted(n, ask)]
+        if not chosen:
+            continue
+        asks, record, reason, media_of = entry.asks, None, "", ""
         try:
             record = source.shards[entry.index]
+            if len(record.asks) != len(entry.asks):
+                raise ValueError(f"the index promises {len(entry.asks)} questions, the record has {len(record.asks)}")
+            asks = record.asks
+            if other is not None:
+                donor = source.shards[int(other[entry.index])]
+                record, media_of = swapped(record, donor, swap), donor.clip_id
         except (ValueError, OSError) as error:
-            for n, ask in zip(numbers, entry.asks, strict=True):
-                name = f"{source.name}, {ask.id}"
-                yield Item(number=n, name=name, ask=ask, example=None, mask=None, reason=str(error))
-            continue
-        for n, ask in zip(numbers, record.asks):
-            name = f"{source.name}, {ask.id}"
+            record, reason = None, str(error)
+        for i in chosen:
+            ask = asks[i]
+            item = Item(
+                number=numbers[i], name=f"{source.name}, {ask.id}", clip=entry.clip_id, ask=ask, example=None,
+                mask=None, media_of=media_of, reason=reason,
+            )  # fmt: skip
+            if record is None:
+                yield item
+                continue
             try:
                 example = read_example(
-                    record, ask, source.spec, wording=wording, tokenizer=tokenizer, sizes=sizes, with_target=False,
-                    name=name,
+                    record, ask, source.spec, wording=wording, tokenizer=tokenizer, sizes=sizes,
+                    with_target=with_target, name=item.name,
                 )  # fmt: skip
                 mask = None if ask.mask is None else record.mask(ask.mask)
             except (ValueError, IndexError, OSError) as error:
-                yield Item(number=n, name=name, ask=ask, example=None, mask=None, reason=str(error))
+                yield dataclasses.replace(item, reason=str(error))
             else:
-                yield Item(number=n, name=name, ask=ask, example=dataclasses.replace(example, mask=None), mask=mask)
+                yield dataclasses.replace(item, example=dataclasses.replace(example, mask=None), mask=mask)
+
+
+def donors(clips: int) -> np.ndarray:
+    """For every clip of a split the other one whose media it gets: int64 [clips], the same at any time.
+
+    One cycle through all clips in a shuffled order, so that nobody keeps its own and everybody gives once.
+
+    Raises:
+        StreamError: there is no other clip.
+    """
+    if clips < 2:
+        raise StreamError(f"media can be swapped among two clips and more, the split has {clips}")
+    order = np.random.default_rng(0).permutation(clips)
+    other = np.empty(clips, np.int64)
+    other[order] = np.roll(order, -1)
+    return other
+
+
+def swapped(record: Record, donor: Record, swap: Swap) -> Record:
+    """A record with the sound or the pictures of another one; questions and true masks stay.
+
+    Where the other clip has fewer pictures, its last one is repeated.
+    """
+    if swap == "sound":
+        return dataclasses.replace(record, audio=donor.audio, audio_exponent=donor.audio_exponent)
+    if not donor.frames:
+        return dataclasses.replace(record, frames=())
+    count = len(donor.frames)
+    return dataclasses.replace(record, frames=tuple(donor.frames[min(i, count - 1)] for i in range(len(record.frames))))

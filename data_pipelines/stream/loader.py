@@ -194,7 +194,8 @@ class Stream(Iterator[tuple[Batch, Info]]):
                 f"batch {self._next}: a worker process of the data stream died ({error}); mostly it was killed for "
                 f"lack of memory, or of shared memory (/dev/shm; containers often have 64 MiB of it, docker run "
                 f"--shm-size gives more): fewer workers than {self._workers} or a smaller buffer than {self._buffer} "
-                "need less. The stream goes on from a saved state"
+                "need less. The stream goes on from a saved state. If no batch ever comes: workers import the main "
+                'module, so a script needs `if __name__ == "__main__":`'
             ) from error
         if isinstance(found, str):  # `_END`, which is another object after the way between processes
             self.close()
@@ -242,6 +243,11 @@ class Stream(Iterator[tuple[Batch, Info]]):
         self.close()
         self._next, self._cursor, self.skipped = number, cursor, skipped
         self._reader.plan.start_from(*cursor)
+
+    def examples_per_row(self, rows: int = 256) -> float:
+        """Average number of examples in the first rows of the stream, from the plan alone: 1 without packing."""
+        held = [len(found) for k in range(rows) if (found := self._reader.plan.row(k)) is not None]
+        return sum(held) / len(held)
 
     def close(self) -> None:
         """Ends the workers. Another batch starts them again."""
