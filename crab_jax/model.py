@@ -27,6 +27,7 @@ from crab_jax.config import ConfigError
 from crab_jax.losses import mask_loss, token_nll
 from crab_jax.nn.shapes import expect
 from crab_jax.params import Flat, flatten
+from crab_jax.sharding import constrain
 
 ADDED_TOKENS = 17  # rows of the matrices behind the base vocabulary
 
@@ -185,13 +186,13 @@ class Crab(nn.Module):
         visual = scales = audio = None
         if t:
             features = self.encode_frames(batch.frames.reshape(b * t, *batch.frames.shape[2:]))
-            visual = features.tokens.reshape(b, -1, features.tokens.shape[-1])
+            visual = constrain(features.tokens.reshape(b, -1, features.tokens.shape[-1]), "batch", "length", "width")
             scales = tuple(s.reshape(b, t, *s.shape[1:]) for s in features.scales)
         if a:
             tokens = self.encode_windows(
                 batch.fbank.reshape(b * a, *batch.fbank.shape[2:]), batch.patch_rows.reshape(-1)
             )
-            audio = tokens.reshape(b, -1, tokens.shape[-1])
+            audio = constrain(tokens.reshape(b, -1, tokens.shape[-1]), "batch", "length", "width")
         return self.place(batch.tokens, visual, audio), scales
 
     def __call__(self, batch: Batch, *, heads: Sequence[str] = ()) -> Forward:

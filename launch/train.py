@@ -115,7 +115,7 @@ def _train(recipe, workdir: pathlib.Path) -> bool:
     with Stream(
         _sources(recipe.data),
         _settings(recipe),
-        tokenizer=_tokenizer(recipe.stage.base),
+        tokenizer=_tokenizer(recipe.stage.base, sizes.llama.vocab_size),
         sizes=sizes.feature_sizes,
         process=first // (last - first),
         processes=count,
@@ -179,10 +179,12 @@ def _settings(recipe):
     )
 
 
-def _tokenizer(base: str):
+def _tokenizer(base: str, rows: int):
+    """That of the weights folder; random weights read with the small one that comes with the project."""
+    from crab_jax.model import ADDED_TOKENS
     from crab_jax.tokens import Tokenizer
 
-    return Tokenizer(pathlib.Path(base) / "tokenizer.model") if base else Tokenizer.tiny()
+    return Tokenizer.load(base, base_vocabulary=rows - ADDED_TOKENS) if base else Tokenizer.tiny()
 
 
 def _steps(recipe, stream) -> int:

@@ -11,7 +11,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Data workers import these; none of them may pull in jax, flax or orbax.
 LIGHT = [
     "crab_jax", "crab_jax.batch", "crab_jax.config", "crab_jax.draw", "crab_jax.layout", "crab_jax.metrics",
-    "crab_jax.params", "crab_jax.tasks", "crab_jax.tasks.samples", "crab_jax.tokens", "crab_jax.weights",
+    "crab_jax.params", "crab_jax.tasks", "crab_jax.tasks.samples", "crab_jax.tokens", "crab_jax.train.config",
+    "crab_jax.weights",
     "data_pipelines.build", "data_pipelines.check", "data_pipelines.contact_sheet", "data_pipelines.decode",
     "data_pipelines.examples", "data_pipelines.fbank", "data_pipelines.records", "data_pipelines.shard_writer",
     "data_pipelines.stage", "data_pipelines.stream.evaluation", "data_pipelines.stream.packing",
@@ -20,7 +21,12 @@ LIGHT = [
 # Package or module → prefixes of our own modules that it may import (itself always).
 MAY_IMPORT = {
     "crab_jax/nn": ["crab_jax.nn", "crab_jax.config"],
-    "crab_jax/backbones": ["crab_jax.nn", "crab_jax.weights", "crab_jax.params", "crab_jax.config"],
+    "crab_jax/backbones": [
+        "crab_jax.nn", "crab_jax.weights", "crab_jax.params", "crab_jax.config", "crab_jax.sharding",
+    ],
+    "crab_jax/sharding.py": [],
+    # Training knows no Crab: it takes anything with the shape of its System.
+    "crab_jax/train": ["crab_jax.config", "crab_jax.params", "crab_jax.sharding", "crab_jax.groups"],
     "crab_jax/tasks": ["crab_jax.tokens"],
     "crab_jax/draw": ["data_pipelines.image"],
     "crab_jax/metrics": ["crab_jax.tasks"],
@@ -33,6 +39,7 @@ MAY_IMPORT = {
     "crab_jax/layout.py": [],
     "crab_jax/model.py": [
         "crab_jax.backbones", "crab_jax.nn", "crab_jax.batch", "crab_jax.config", "crab_jax.losses", "crab_jax.params",
+        "crab_jax.sharding",
     ],
     "data_pipelines/world": ["crab_jax.tasks", "data_pipelines.image"],
     "data_pipelines": [
