@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import multiprocessing
 import pathlib
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -107,7 +108,9 @@ def world(folder: pathlib.Path | None, *, clips: int, tasks: Sequence[str] = tup
             ["world", "--out", str(found.root), "--clips", str(clips), "--tasks", *tasks],
             ["data", "build", *tasks, "--root", str(found.root), "--out", str(found.shards), "--splits", "train"],
         ):
-            if code := cli.main(arguments):
+            with contextlib.redirect_stdout(sys.stderr):  # standard output is for the table
+                code = cli.main(arguments)
+            if code:
                 raise RuntimeError(f"crab {' '.join(arguments)}: ended with {code}")
         yield found
 
