@@ -79,7 +79,7 @@ def _frames_to_log_mel(wave: np.ndarray) -> np.ndarray:
     scaled = wave.astype(np.float64) * 2.0**15  # Kaldi thinks in 16-bit integers
     frames = np.lib.stride_tricks.sliding_window_view(scaled, WINDOW, axis=-1)[:, ::SHIFT]  # [A F 400]
     frames = frames - frames.mean(axis=-1, keepdims=True)
-    # In place from here on: half of the time went into fresh memory.
+    # In place from here on: fresh memory costs time.
     padded = np.zeros((*frames.shape[:2], FFT))
     shaped = padded[..., :WINDOW]
     np.multiply(frames[..., :-1], -PREEMPHASIS, out=shaped[..., 1:])

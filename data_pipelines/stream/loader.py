@@ -202,8 +202,8 @@ class Stream(Iterator[tuple[Batch, Info]]):
             raise StopIteration
         batch, info = found
         if self._workers:
-            # Workers hand over shared memory, which a thread of Grain's frees when an array goes. Copies cost a few
-            # percent of one core, but live as long as anybody wants, also beyond the end of the workers.
+            # Workers hand over shared memory, which a thread of Grain's frees when an array goes. Copies
+            # live as long as anybody wants, also beyond the end of the workers; what they cost was not measured.
             batch = Batch(*map(np.array, batch))
         self._next, self._cursor = self._next + 1, info.cursor
         self._count(info.skipped)
