@@ -15,7 +15,7 @@
 #   --restarts N        at most so many (default: 100)
 #   --dry-run           print every command of gcloud and do nothing
 #
-# Copies what git tracks in this tree, installs it with the extra [tpu] into .venv, and runs COMMAND there. Training ends
+# Copies this tree (what git tracks of it, if it is a checkout), installs it with the extra [tpu] into .venv, and runs COMMAND there. Training ends
 # with exit code 75 when it was asked to stop and has saved: the same command is started again. Any other code ends this
 # script with it. Checkpoints must lie where a new machine finds them: a bucket, not a disk of the TPU.
 set -euo pipefail
@@ -87,7 +87,11 @@ make() {
 install() {
   local tree
   tree="$(mktemp -d)/tree.tar.gz"
-  [ -n "$dry" ] || git ls-files -z | tar --null --ignore-failed-read -czf "$tree" -T -
+  if [ -z "$dry" ] && git rev-parse --is-inside-work-tree > /dev/null 2>&1; then
+    git ls-files -z | tar --null --ignore-failed-read -czf "$tree" -T -
+  elif [ -z "$dry" ]; then
+    tar --exclude=./.venv -czf "$tree" .
+  fi
   tpu scp "$tree" "$name:tree.tar.gz" --worker=all
   everywhere "mkdir -p $folder && tar -xzf tree.tar.gz -C $folder && cd $folder && . launch/environment.sh && environment '[tpu]'"
   rm -rf "$(dirname "$tree")"

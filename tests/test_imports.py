@@ -11,7 +11,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Data workers import these; none of them may pull in jax, flax or orbax.
 LIGHT = [
     "crab_jax", "crab_jax.batch", "crab_jax.config", "crab_jax.draw", "crab_jax.layout", "crab_jax.metrics",
-    "crab_jax.params", "crab_jax.tasks", "crab_jax.tasks.samples", "crab_jax.tokens", "crab_jax.train.config",
+    "crab_jax.params", "crab_jax.plan.command", "crab_jax.plan.hardware", "crab_jax.plan.hlo",
+    "crab_jax.tasks", "crab_jax.tasks.samples", "crab_jax.tokens", "crab_jax.train.config",
     "crab_jax.weights",
     "data_pipelines.build", "data_pipelines.check", "data_pipelines.contact_sheet", "data_pipelines.decode",
     "data_pipelines.examples", "data_pipelines.fbank", "data_pipelines.records", "data_pipelines.shard_writer",
@@ -35,6 +36,10 @@ MAY_IMPORT = {
     "crab_jax/batch.py": ["crab_jax.layout"],
     "crab_jax/config.py": [],
     "crab_jax/params.py": [],
+    "crab_jax/flops.py": [],
+    "crab_jax/plan/hardware.py": [],
+    "crab_jax/plan/hlo.py": [],
+    "crab_jax/plan/work.py": ["crab_jax.plan.hardware", "crab_jax.plan.hlo"],
     "crab_jax/weights.py": [],
     "crab_jax/layout.py": [],
     "crab_jax/model.py": [
