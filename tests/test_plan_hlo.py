@@ -161,6 +161,24 @@ def test_slices_count_as_what_they_touch_and_chip_memory_not_at_all():
     assert measure(FUSED, LINE, None).traffic == read_slice + write_negated + read_new + write_slice
 
 
+STARTED = """\
+HloModule m
+
+ENTRY %main (w: f32[8,1000]) -> f32[1000] {
+  %w = f32[8,1000]{1,0} parameter(0)
+  %s = ((f32[8,1000]{1,0}), f32[1,1000]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%w), slice={[3:4], [0:1000]}
+  %d = f32[1,1000]{1,0:S(1)} slice-done(%s)
+  %b = f32[1000]{0:S(1)} custom-call(%d), custom_call_target="ConcatBitcast"
+  %c = (f32[1000]{0}, f32[1000]{0:S(1)}, u32[]{:S(2)}) copy-start(%b)
+  ROOT %e = f32[1000]{0} copy-done(%c)
+}
+"""
+
+
+def test_transfers_that_are_started_count_once():
+    assert measure(STARTED, LINE, None).traffic == 1000 * 4 + 1000 * 4  # the slice in, the copy out
+
+
 ASYNC = """\
 HloModule m
 

@@ -21,7 +21,7 @@ _FREE = {
     "partition-id", "replica-id", "iota", "opt-barrier", "add-dependency", "domain", "custom-call-start", "async-start",
     "async-update", "async-done", "copy-done", "slice-done", "dynamic-slice-done",
 }  # fmt: skip
-_VIEWS = ("bitcast", "reshape", "copy", "convert", "transpose")
+_FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
 COLLECTIVES = (
     "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
     "collective-broadcast",
@@ -115,7 +115,7 @@ def _traffic(module: Module, computation: Computation, one: Instruction) -> floa
     """Bytes of HBM that one instruction reads and writes. Arrays that stay on the chip cost nothing."""
     if one.opcode in _FREE or one.opcode.endswith("-done"):
         return 0.0
-    if one.opcode == "custom-call" and "AllocateBuffer" in one.attributes:
+    if one.opcode == "custom-call" and any(name in one.attributes for name in _FREE_CALLS):
         return 0.0
     read, written = _sliced(module, computation, one)
     apart = _of_collectives(module, one)
@@ -125,11 +125,16 @@ def _traffic(module: Module, computation: Computation, one: Instruction) -> floa
             if shape.space == 0 and (shape.dtype, shape.dims) not in apart:
                 total += min(shape.bytes, read.get(index, shape.bytes))
     for index, shape in enumerate(one.shapes):
-        # What is started returns its source and a flag as well.
-        started = one.opcode.endswith("-start") and index != (1 if one.opcode == "all-gather-start" else 0)
-        if shape.space == 0 and not started and (shape.dtype, shape.dims) not in apart:
+        # What is started returns its source and flags as well.
+        beside = one.opcode.endswith("-start") and index != _result(one)
+        if shape.space == 0 and not beside and (shape.dtype, shape.dims) not in apart:
             total += min(shape.bytes, written.get(index, shape.bytes))
     return total
+
+
+def _result(one: Instruction) -> int:
+    """Which of the arrays of something that is started is its result."""
+    return 0 if one.opcode in ("copy-start", "all-reduce-start") else 1
 
 
 def _of_collectives(module: Module, one: Instruction) -> set[tuple[str, tuple[int, ...]]]:
@@ -182,6 +187,8 @@ def _touched(one: Instruction, sizes: Mapping[int, float]) -> tuple[dict[int, fl
     """Likewise for one instruction that is no fusion; `sizes` of its operands."""
     if one.opcode in ("dynamic-slice", "slice", "gather"):
         return {0: one.shapes[0].bytes}, {}
+    if one.opcode in ("slice-start", "dynamic-slice-start"):
+        return {0: one.shapes[_result(one)].bytes}, {}
     if one.opcode == "dynamic-update-slice":
         return {0: 0.0}, {0: sizes[1]}
     if one.opcode == "scatter":
