@@ -65,6 +65,8 @@ def run(config, workdir: pathlib.Path) -> int:
 
     try:
         return 0 if _train(recipe, workdir) else PREEMPTED
+    except KeyboardInterrupt:  # a signal before the first step: there is nothing to save yet
+        return PREEMPTED
     except (CheckpointError, NonFinite, Recompiled, ValueError, OSError, RuntimeError) as error:
         if type(error) in (RuntimeError, ValueError):  # not one of those that we raise ourselves: where matters
             raise

@@ -28,8 +28,14 @@ from crab_jax.train.step import State, System, init_state, make_step
 
 PREEMPTED = 75  # exit code (EX_TEMPFAIL) that says: start the same command again
 WARM_UP = 2  # steps of a process in which anything may be compiled
-# A state of the run may be continued with other values of these (dotted config names).
-FREE = frozenset({"mesh", "save", "log", "run.stop_after", "data.workers", "data.buffer", "data.cache"})
+# A run may be continued with other values of these (dotted config names). Folders may move: what is in them is compared
+# by the fingerprint of the frozen weights and by the stream.
+FREE = frozenset(
+    (
+        "mesh", "save", "log", "run.stop_after", "stage.base", "stage.start", "data.shards", "data.workers",
+        "data.buffer", "data.max_skipped",
+    )
+)  # fmt: skip
 
 
 class NonFinite(RuntimeError):
