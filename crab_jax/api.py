@@ -17,10 +17,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from crab_jax import checkpoint
+from crab_jax.batch import Example
+from crab_jax.evaluate.answers import understand
 from crab_jax.evaluate.engine import Engine, Reply, Request
 from crab_jax.evaluate.generate import Sampling
 from crab_jax.model import ADDED_TOKENS, CrabConfig
@@ -133,13 +136,19 @@ class Assistant:
         sampling: Sampling,
         max_batch: int,
         variant: str | None,
+        devices: Sequence[jax.Device] | None = None,
     ):
         self.config = config
         self.tokenizer = tokenizer
         self.wording = wording
         self._forced = variant
-        self._engine = Engine(variants, dtype=dtype, sampling=sampling, max_batch=max_batch)
+        self._engine = Engine(variants, dtype=dtype, sampling=sampling, max_batch=max_batch, devices=devices)
         self._variants = {name: c for name, (c, _) in variants.items()}
+
+    @property
+    def engine(self) -> Engine:
+        """What answers requests; for those who make them with `request`."""
+        return self._engine
 
     @property
     def sampling(self) -> Sampling:
@@ -257,13 +266,9 @@ class Assistant:
             ValueError: `max_new_tokens` below one.
         """
         spec = TASKS[sample.task]
-        variant, notes = self._variant(spec)
-        config = self._variants[variant]
+        config = self._variants[self._variant(spec)[0]]  # first: without weights for the task nothing need be read
         media = spec.media[self.wording]
         size = config.clip.image_size
-        limit = spec.max_new_tokens if max_new_tokens is None else max_new_tokens
-        if limit < 1:
-            raise ValueError(f"max_new_tokens: expected at least 1, found {limit}")
         # Pictures first: a video that is missing or none at all should be called a video, not a sound.
         video = read_video(sample.video_path, frames=media.frames, size=size) if media.frames else None
         image = read_image(sample.image_path, size=size) if media.image else None
@@ -281,13 +286,34 @@ class Assistant:
             wave=wave,
             where=sample.sound_path,
         )
-        head = None if not spec.needs_masks else "semantic" if spec.semantic else "binary"
-        if head is not None and image is None:
-            # The reference segments the picture of <image>, never a frame of the video (specification 9.3).
-            head, notes = None, (*notes, f"no mask: the wording {self.wording.value} shows no picture to segment")
-        request = Request(example=example, max_new_tokens=limit, variant=variant, head=head, row=sample.index)
+        request, notes = self.request(spec, example, row=sample.index, max_new_tokens=max_new_tokens)
         prompt = spec.prompt(sample.row(), self.wording)
         return Prepared(sample=sample, prompt=prompt, request=request, frames=video, wave=wave, notes=notes)
+
+    def request(
+        self, spec: TaskSpec, example: Example, *, row: int, max_new_tokens: int | None = None
+    ) -> tuple[Request, tuple[str, ...]]:
+        """What the engine is to do with an example of a task, and what the reader of the answer should know.
+
+        Args:
+            spec: the task.
+            example: as `build_example` makes it.
+            row: number of the sample in the run.
+            max_new_tokens: limit of the answer, if not the task's own.
+
+        Raises:
+            WeightsError: no weights for this task.
+            ValueError: `max_new_tokens` below one.
+        """
+        variant, notes = self._variant(spec)
+        limit = spec.max_new_tokens if max_new_tokens is None else max_new_tokens
+        if limit < 1:
+            raise ValueError(f"max_new_tokens: expected at least 1, found {limit}")
+        head = None if not spec.needs_masks else "semantic" if spec.semantic else "binary"
+        if head is not None and not spec.media[self.wording].image:
+            # The reference segments the picture of <image>, never a frame of the video (specification 9.3).
+            head, notes = None, (*notes, f"no mask: the wording {self.wording.value} shows no picture to segment")
+        return Request(example=example, max_new_tokens=limit, variant=variant, head=head, row=row), notes
 
     def _prepare_or_fail(self, sample: Sample | BrokenSample, max_new_tokens: int | None) -> Prepared | Failure:
         if isinstance(sample, BrokenSample):
@@ -303,11 +329,9 @@ class Assistant:
             return _failure(sample, reply)
         spec = TASKS[sample.task]
         text = self.tokenizer.decode_plain(reply.ids)
-        value = spec.parse(text)
-        if isinstance(value, MaskTokens) and reply.mask_count < len(value.order):
-            value = Unparsed(text, f"{reply.mask_count} mask tokens; the others are spelled in letters")
-        if not reply.finished:
-            value = _note_limit(value, len(reply.ids))
+        value = understand(
+            spec, text, mask_tokens=reply.mask_count, cut_off_after=None if reply.finished else len(reply.ids)
+        )
         mask = None
         if reply.mask_logits is not None and isinstance(value, MaskTokens):
             # sigmoid(x) > 0.5 is x > 0
@@ -358,13 +382,6 @@ def _failure(sample: Sample, error: Exception) -> Failure:
     return Failure(index=sample.index, reason=str(error), raw={"id": sample.id, "task": sample.task})
 
 
-def _note_limit(value: Answer | Unparsed, tokens: int) -> Answer | Unparsed:
-    """An answer that was cut off and could not be read says that it was cut off."""
-    if isinstance(value, Unparsed):
-        return dataclasses.replace(value, reason=f"{value.reason} (the answer was cut off after {tokens} tokens)")
-    return value
-
-
 def _read(
     folder: pathlib.Path, overlays: Sequence[str], *, with_base: bool, dtype: Any
 ) -> dict[str, tuple[CrabConfig, dict[str, Any]]]:
@@ -390,6 +407,7 @@ def load(
     max_batch: int = 8,
     tasks: Sequence[str] | None = None,
     variant: str | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Assistant:
     """Loads a weights folder, made by `crab convert`.
 
@@ -401,6 +419,7 @@ def load(
         max_batch: at most this many samples at once; more memory, more throughput.
         tasks: only load what these tasks need; None: all.
         variant: answer every task with this set of weights ("text", "avs", "avss").
+        devices: of this process, to share batches; None: the first.
 
     Raises:
         crab_jax.checkpoint.CheckpointError: no weights folder, or a broken one.
@@ -448,6 +467,7 @@ def load(
         sampling=sampling or Sampling(),
         max_batch=max_batch,
         variant=variant,
+        devices=devices,
     )
 
 

@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, about, prepare in (
         ("infer", "answer questions about videos, sounds and images", _infer),
+        ("eval", "ask everything in the test sets of shards, and make one table of it", _eval),
         ("convert", "convert the published PyTorch files into a weights folder", _convert),
         ("export", "write a weights folder back under the published PyTorch names", _export),
         ("data", "build shards from data sets, and look into them", _data),
@@ -53,6 +54,13 @@ def _infer(parser: argparse.ArgumentParser):
 
     infer.add_arguments(parser)
     return infer.run
+
+
+def _eval(parser: argparse.ArgumentParser):
+    from crab_jax.evaluate import command
+
+    command.add_arguments(parser)
+    return command.main
 
 
 def _convert(parser: argparse.ArgumentParser):

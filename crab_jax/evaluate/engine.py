@@ -1,6 +1,7 @@
-"""Answers many prepared prompts: groups them by shape, pads groups to buckets, runs the three jitted functions.
+"""Answers many prepared prompts: groups them by shape, pads groups to buckets, runs the jitted functions.
 
     encode (CLIP, BEATs, projectors) → generate (text, mask states) → decode_masks (pixels)
+    forced_masks: the mask of an answer whose text is given, in one pass
 
 Nothing here knows a task, a tokenizer or a file.
 """
@@ -25,6 +26,7 @@ from crab_jax.evaluate.generate import Sampling, generate, generate_lean
 from crab_jax.layout import Buckets, Layout
 from crab_jax.model import Crab, CrabConfig
 from crab_jax.params import Flat, nest
+from crab_jax.sharding import by_rows, make_mesh, replicated
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,8 @@ class Request:
     """One prompt with its media.
 
     Attributes:
-        example: prompt ids (placeholders expanded) and media, without a target.
+        example: prompt ids (placeholders expanded) and media. With a target, nothing is generated: it stands for the
+            answer, must hold the mask tokens, and only its mask is computed (teacher forcing).
         max_new_tokens: limit for this answer.
         variant: which set of weights answers it.
         head: mask classifier to run if the answer holds the mask tokens, or None.
@@ -51,7 +54,7 @@ class Reply:
     """One answer.
 
     Attributes:
-        ids: new token ids, the end token included if it was reached.
+        ids: new token ids, the end token included if it was reached; the target where it was given.
         finished: whether the end token was reached.
         mask_count: how many mask tokens the answer holds.
         mask_logits: float32 [C S S], or None if no head was asked for or fewer mask tokens than needed came.
@@ -101,9 +104,23 @@ def decode_masks(model: Crab, variables, states, scales, *, head: str):
     return model.apply(variables, states, scales, heads=(head,), method="decode_masks")[head]
 
 
+@partial(jax.jit, static_argnames=("model", "head"))
+def forced_masks(model: Crab, variables, batch: Batch, *, head: str):
+    """Mask of each row's given answer: one mask target per row → float32 [B C S S] of one head.
+
+    Source: specification 12.10.
+    """
+    bound = model.bind(variables)
+    states, scales = bound.states(batch)
+    return bound.masks_of(states, scales, batch, heads=(head,))[head]
+
+
 def compiled_shapes() -> dict[str, int]:
     """How many shapes each jitted function was compiled for so far in this process."""
-    jitted = {"encode": encode, "generate": generate, "generate_lean": generate_lean, "decode_masks": decode_masks}
+    jitted = {
+        "encode": encode, "generate": generate, "generate_lean": generate_lean, "decode_masks": decode_masks,
+        "forced_masks": forced_masks,
+    }  # fmt: skip
     return {name: f._cache_size() for name, f in jitted.items()}
 
 
@@ -119,6 +136,7 @@ class Engine:
         buckets: Buckets | None = None,
         max_batch: int = 8,
         layers: Literal["separate", "stacked"] | None = None,
+        devices: Sequence[jax.Device] | None = None,
     ):
         """Moves the weights.
 
@@ -134,6 +152,7 @@ class Engine:
                 are read in place, fastest; a "stacked" layer is sliced out and converted first, which costs time but
                 no memory beyond that layer. None: separate, but stacked for bfloat16 on CPU, where XLA would otherwise
                 keep a float32 copy of all weights (see `generate_lean`). Small models on CPU are fastest in float32.
+            devices: of this process; each holds all weights, and batches are split among them by rows. None: the first.
         """
         self.dtype = jnp.dtype(dtype)
         self.sampling = sampling or Sampling()
@@ -141,6 +160,11 @@ class Engine:
         if max_batch < 1:
             raise ValueError(f"expected max_batch of at least 1, found {max_batch}")
         self.max_batch = min(max_batch, max(self.buckets.batch))
+        self._devices = 1 if devices is None else len(devices)
+        self._everywhere = self._by_rows = None
+        if self._devices > 1:
+            mesh = make_mesh(devices=devices)
+            self._everywhere, self._by_rows = replicated(mesh), by_rows(mesh)
         if layers is None:
             lean = jax.default_backend() == "cpu" and self.dtype != jnp.float32
             layers = "stacked" if lean else "separate"
@@ -155,7 +179,7 @@ class Engine:
                 if mine is None:
                     pieces = unstack({path: leaf}, variants[name][0].llama.num_layers) if unrolled else {path: leaf}
                     # Waited for, because the host's array lives until its copy is done.
-                    mine = jax.block_until_ready({p: jnp.asarray(x, self.dtype) for p, x in pieces.items()})
+                    mine = jax.block_until_ready({p: self._place_weight(x) for p, x in pieces.items()})
                     copies.append((leaf, mine))
                 placed[name] |= mine
         self._variants: dict[str, tuple[Crab, Any]] = {
@@ -199,6 +223,14 @@ class Engine:
                 chunk = members[i : i + self.max_batch]
                 yield from zip(chunk, self._batch_or_errors(shape, [requests[j] for j in chunk]), strict=True)
 
+    def _place_weight(self, x: Any) -> jax.Array:
+        x = jnp.asarray(x, self.dtype)
+        return x if self._everywhere is None else jax.device_put(x, self._everywhere)
+
+    def _split(self, rows: Any) -> Any:
+        """Arrays with a row per sample, divided among the devices."""
+        return rows if self._by_rows is None else jax.device_put(rows, self._by_rows)
+
     def _batch_or_errors(self, shape: tuple, requests: Sequence[Request]) -> Sequence[Reply | Exception]:
         precise = self.dtype == jnp.float32
         try:
@@ -224,25 +256,29 @@ class Engine:
             frame_tokens=config.vl_projector.num_queries,
             window_tokens=config.al_projector.num_queries,
         )
-        room = config.llama.max_positions - len(example.prompt)
+        length = len(example.prompt) + len(example.target)
+        room = config.llama.max_positions - length
         if room <= 0:
             raise BatchError(
-                f"{example.name}: the prompt has {len(example.prompt)} tokens, the language model has "
+                f"{example.name}: the prompt has {length} tokens, the language model has "
                 f"{config.llama.max_positions} positions"
             )
         frames = 0 if example.frames is None else len(example.frames)
         if request.head is not None and not frames:
             raise BatchError(f"{example.name}: a mask is wanted, but there is no picture to segment")
+        forced = bool(len(example.target))
+        if forced and (request.head is None or not set(config.token_ids.masks) <= set(example.target)):
+            raise BatchError(f"{example.name}: an answer is given, but it holds no mask tokens or no mask is wanted")
         windows, height = (0, 0) if example.fbank is None else example.fbank.shape[:2]
         layout = Layout(
-            tokens=fit("tokens", len(example.prompt)),
+            tokens=fit("tokens", length),
             frames=fit("frames", frames),
             windows=fit("windows", windows),
             patch_rows=fit("patch_rows", height // config.beats.input_patch_size),
-            masks=0,
+            masks=int(forced),
         )
         limit = min(request.max_new_tokens, room)
-        return request.variant, request.head, layout, fit("new_tokens", limit)
+        return request.variant, request.head, layout, 0 if forced else fit("new_tokens", limit)
 
     def _batch(self, shape: tuple, requests: Sequence[Request]) -> list[Reply]:
         """Runs one batch; every request has the same shape."""
@@ -250,9 +286,14 @@ class Engine:
         model, variables = self._variants[variant]
         config = model.config
         size = min(self.buckets.fit("batch", len(requests)), self.max_batch)  # no rung may exceed the bound
+        size += -size % self._devices
         padded = [*requests, *[requests[-1]] * (size - len(requests))]
+        examples = [r.example for r in padded]
+        if layout.masks:  # a place for the mask; what is in it is not read
+            blank = np.zeros((config.clip.image_size,) * 2, np.uint8)
+            examples = [dataclasses.replace(e, mask=blank) for e in examples]
         batch: Batch = lay_out(
-            [r.example for r in padded],
+            examples,
             layout=layout,
             ids=config.token_ids,
             image_size=config.clip.image_size,
@@ -260,12 +301,14 @@ class Engine:
             window_tokens=config.al_projector.num_queries,
             patch=config.beats.input_patch_size,
         )
+        batch = self._split(batch)
+        if layout.masks:
+            return self._forced(model, variables, batch, requests, head)
         room = config.llama.max_positions
         limits = [min(r.max_new_tokens, room - len(r.example.prompt)) for r in requests]
-        limit = np.asarray(
-            limits + [0] * (size - len(requests)), np.int32
-        )  # filling rows are finished before they start
-        mask_frame = np.asarray([r.example.mask_frame for r in padded], np.int32)
+        # Filling rows are finished before they start.
+        limit = self._split(np.asarray(limits + [0] * (size - len(requests)), np.int32))
+        mask_frame = self._split(np.asarray([r.example.mask_frame for r in padded], np.int32))
         clock = Clock()
         with clock("encode"):
             visual, audio, scales = jax.block_until_ready(
@@ -276,6 +319,7 @@ class Engine:
             )  # fmt: skip
         s = self.sampling
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(s.seed)))(np.asarray([r.row for r in padded]))
+        keys = self._split(keys)
         with clock("generate"):
             out = jax.block_until_ready(
                 self._generate(
@@ -305,6 +349,23 @@ class Engine:
                 )
             )
         return replies
+
+    def _forced(self, model: Crab, variables: Any, batch: Batch, requests: Sequence[Request], head: str) -> list[Reply]:
+        """Replies whose text was given."""
+        clock = Clock()
+        with clock("masks"):
+            logits = np.asarray(forced_masks(model, variables, batch, head=head), np.float32)
+        ids, seconds = model.config.token_ids, clock.seconds | {"shared_by": len(requests)}
+        return [
+            Reply(
+                ids=tuple(r.example.target),
+                finished=True,
+                mask_count=sum(i in ids.masks for i in r.example.target),
+                mask_logits=logits[b],
+                seconds=seconds,
+            )
+            for b, r in enumerate(requests)
+        ]
 
 
 class Clock:
