@@ -27,6 +27,7 @@ from crab_jax.backbones.mask_decoder import MaskDecoderConfig
 from crab_jax.config import ConfigError, build, to_dict
 from crab_jax.folders import check_space, publish
 from crab_jax.groups import CheckpointError, describe, groups, load_group, nbytes, save_group
+from crab_jax.manifest import FORMAT, MANIFEST, read_manifest
 from crab_jax.model import CrabConfig
 from crab_jax.params import Flat
 
@@ -41,9 +42,6 @@ __all__ = [
     "save",
     "stream",
 ]
-
-FORMAT = 1
-MANIFEST = "crab.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,31 +281,6 @@ def load(
         params, loaded = params | loaded[variant], {}
     tokenizer = directory / "tokenizer.model"
     return Weights(config, params, loaded, tokenizer if tokenizer.is_file() else None, manifest)
-
-
-def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
-    """The content of crab.json.
-
-    Raises:
-        CheckpointError: there is none, it is broken, or of another format.
-    """
-    directory = pathlib.Path(directory)
-    path = directory / MANIFEST
-    if not path.is_file():
-        raise CheckpointError(
-            f"{directory}: no {MANIFEST} in it, so it is no weights folder or one that was never finished; make one "
-            "with `crab convert`"
-        )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        found = manifest["format"]
-        if not all(isinstance(manifest[k], dict) for k in ("config", "overlays", "arrays", "kept", "contents")):
-            raise TypeError("a field of the wrong type")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: broken ({type(error).__name__}: {error}); convert the weights again") from error
-    if found != FORMAT:
-        raise CheckpointError(f"{path}: format {found!r}, this version reads {FORMAT}; convert the weights again")
-    return manifest
 
 
 def stream(directory: str | os.PathLike, manifest: Mapping[str, Any], section: str) -> Iterator[tuple[Any, Any]]:

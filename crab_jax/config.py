@@ -62,7 +62,10 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         if isinstance(value, Sequence) and not isinstance(value, str):
             return tuple(_coerce(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # a whole number of hundreds of digits
+            raise ConfigError(f"{where}: expected float, found a whole number of {value.bit_length()} bits") from None
     elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r} ({type(value).__name__})")

@@ -283,6 +283,19 @@ def test_names_that_nobody_can_show(tmp_path, name):
         open_source(tmp_path / "x.bin")
 
 
+@pytest.mark.parametrize("place", ["name", "cfg"])
+def test_whole_numbers_that_nobody_can_print(tmp_path, place):
+    """Python refuses to turn whole numbers of thousands of digits into text."""
+    huge = pickle.dumps(10**6000, protocol=2)[2:-1]
+    if place == "name":
+        body = b"\x80\x02}" + huge + b"K\x01s."
+    else:
+        body = b"\x80\x02}X\x03\x00\x00\x00cfg}X\x01\x00\x00\x00n" + huge + b"ss."
+    zip_with(tmp_path / "x.bin", body, DATA)
+    with pytest.raises(SourceError, match="a whole number of 19932 bits"):
+        open_source(tmp_path / "x.bin")
+
+
 def test_a_list_that_holds_itself(tmp_path):
     nested = b"X\x03\x00\x00\x00cfg" + b"]q\x00h\x00a" + b"s" + b"X\x05\x00\x00\x00model"
     zip_with(tmp_path / "x.bin", b"\x80\x02}" + nested + program()[2:-1] + b"s.", DATA)
@@ -488,6 +501,7 @@ def test_old_formats(tmp_path):
         ({"x": {"dtype": "F32", "data_offsets": [0, 4]}}, "shape"),
         ({"x": 3}, "broken entry"),
         ({"x" * 2000: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, "a tensor name of 2000 characters"),
+        ({"x": {"dtype": "F32", "shape": [1], "data_offsets": [float("inf"), 4]}}, "broken entry"),
         (None, "header is broken"),
     ],
 )
@@ -528,6 +542,9 @@ def index(places) -> str:
         ({INDEX: index({"a": ".."})}, "lies outside of the folder; refused"),
         ({INDEX: index(["a"])}, "not a readable index"),
         ({INDEX: "{"}, "not a readable index"),
+        ({INDEX: "[" * 100_000}, "not a readable index"),
+        ({INDEX: index({})}, "lists no shards"),
+        ({INDEX: index({"a": "s\ud800"})}, "refused"),
         ({"consolidated.00.pth": ""}, "Meta's own layout"),
         ({FIRST: "a"}, "found 1 shards of 2 and no index"),
         ({FIRST: "a", SECOND: "a"}, "a is already held by"),

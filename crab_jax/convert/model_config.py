@@ -83,7 +83,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})") from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a JSON object, found a {type(values).__name__}")

@@ -84,7 +84,7 @@ def read_safetensors(path: pathlib.Path) -> Source:
 def _first_offset(path: pathlib.Path, name: str, entry: Any) -> int:
     try:
         return int(entry["data_offsets"][0])
-    except (TypeError, KeyError, ValueError, IndexError) as error:
+    except (TypeError, KeyError, ValueError, IndexError, OverflowError) as error:
         raise SourceError(f"{path}: {name}: a broken entry in the header ({short(error)})") from error
 
 

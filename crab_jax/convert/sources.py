@@ -67,12 +67,16 @@ def _sharded(index: pathlib.Path) -> Source:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         if not isinstance(places, dict) or not all(isinstance(x, str) for x in places.values()):
             raise TypeError("weight_map is not a table of file names")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SourceError(f"{index}: not a readable index of shards ({short(error)})") from error
     names = sorted(set(places.values()))
+    if not names:
+        raise SourceError(f"{index}: lists no shards; download the folder again")
     for name in names:
         if pathlib.PurePath(name).name != name or name in ("", ".", ".."):
             raise SourceError(f"{index}: the shard {name!r} lies outside of the folder; refused")
+        if not name.isprintable():
+            raise SourceError(f"{index}: a shard is called {name!r:.60}; refused")
     absent = [name for name in names if not (index.parent / name).is_file()]
     if absent:
         raise SourceError(f"{index.parent}: {len(absent)} of {len(names)} shards are missing: {', '.join(absent)}")

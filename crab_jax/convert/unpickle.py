@@ -42,6 +42,9 @@ STORAGES = {
 STORAGE_NAMES = {dtype: name for name, dtype in STORAGES.items()}
 
 
+LONGEST_INT = 256  # bits; Python refuses to print whole numbers of some thousand digits
+
+
 class _Refused(Exception):
     """The pickle asks for something that a file of tensors does not need."""
 
@@ -135,6 +138,8 @@ class Interpreter:
         if name in _CONSTANTS:
             stack.append(_CONSTANTS[name]())
         elif name in _LITERALS:
+            if type(argument) is int and argument.bit_length() > LONGEST_INT:
+                raise ValueError(f"a whole number of {argument.bit_length()} bits")
             stack.append(argument)
         elif name == "MARK":
             stack.append(_MARK)

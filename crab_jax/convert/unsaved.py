@@ -13,6 +13,7 @@ import functools
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Literal
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from crab_jax.backbones.mask_decoder import PE_TENSORS
 from crab_jax.convert.sources import SourceError, Tensor, in_memory, open_source
+from crab_jax.convert.tensors import READ_ERRORS
 from crab_jax.model import ADDED_TOKENS
 
 Rows = Literal["T3", "I3", "avs", "zeros", "random"]
@@ -133,10 +135,12 @@ def _arrays(file: str | os.PathLike) -> Mapping[str, Tensor]:
     if path.suffix != ".npz":
         return open_source(path).tensors
     try:
+        with zipfile.ZipFile(path):  # `np.load` also takes a single array, which holds no names
+            pass
         with np.load(path, allow_pickle=False) as arrays:
             wanted = [n for n in arrays.files if n.endswith(tuple(PE_TENSORS.values()))]
             return {name: in_memory(arrays[name]) for name in wanted}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (*READ_ERRORS, zlib.error, MemoryError) as error:
         raise SourceError(f"--pe {path}: cannot be read as a .npz file ({type(error).__name__}: {error})") from error
 
 
