@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from crab_jax.tasks import Event, Row
 from crab_jax.tasks.clips import Ask
 
 _EVENTS = ("events", "audio_events", "visual_events")
+_TEXTS = {f.name for f in dataclasses.fields(Row) if f.default == ""}
 
 
 def ask_to_json(ask: Ask, *, raw: bool = True) -> dict[str, Any]:
@@ -27,9 +28,12 @@ def ask_from_json(value: Mapping[str, Any]) -> Ask:
         ValueError: a field that this version does not know, or a value of another type.
     """
     try:
-        return Ask(**{**value, "row": _row_from_json(value["row"])})
+        ask = Ask(**{**value, "row": _row_from_json(value["row"])})
+        _check("id and group", (ask.id, ask.group), str)
+        _check("picture and mask", [i for i in (ask.picture, ask.mask) if i is not None], int)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not an ask ({type(error).__name__}: {error})") from error
+    return ask
 
 
 def _row_to_json(row: Row) -> dict[str, Any]:
@@ -42,5 +46,17 @@ def _row_from_json(value: Mapping[str, Any]) -> Row:
     for name, v in value.items():
         if name in _EVENTS:
             v = tuple(Event(*event) for event in v)
+            _check(name, [x for event in v for x in (event.start_s, event.end_s)], int)
+            _check(name, [event.name for event in v], str)
+        elif name in _TEXTS:
+            _check(name, [v], str)
+        else:  # the box and the second
+            _check(name, v if isinstance(v, list) else [v], int)
         fields[name] = tuple(v) if isinstance(v, list) else v
     return Row(**fields)
+
+
+def _check(name: str, values: Iterable[object], kind: type) -> None:
+    for value in values:
+        if not isinstance(value, kind):
+            raise TypeError(f"{name}: expected {kind.__name__}, found {value!r:.60}")

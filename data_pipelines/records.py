@@ -14,6 +14,7 @@ import bisect
 import dataclasses
 import itertools
 import json
+import operator
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -203,6 +204,25 @@ class Entry:
     size: int
     asks: tuple[Ask, ...]
 
+    @classmethod
+    def from_line(cls, line: str, *, index: int) -> Entry:
+        """A line of the index; `index` is its number.
+
+        Raises:
+            ValueError: it does not say what a record holds.
+        """
+        try:
+            value = json.loads(line)
+            entry = cls(index=index, asks=tuple(ask_from_json(ask) for ask in value.pop("asks")), **value)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        for name in ("frames", "samples", "masks", "size"):
+            if not isinstance(number := getattr(entry, name), int) or number < 0:
+                raise ValueError(f"{name} {number!r:.60} instead of a whole number from 0 up")
+        if not isinstance(entry.clip_id, str):
+            raise ValueError(f"clip_id {entry.clip_id!r:.60} instead of text")
+        return entry
+
 
 def data_folder(folder: str | pathlib.Path, task: str) -> pathlib.Path:
     """The folder of a task's data set of this schema.
@@ -269,11 +289,19 @@ class Shards(Sequence[Record]):
     """
 
     def __init__(self, folder: pathlib.Path, *, task: str, split: str, manifest: Mapping[str, Any]):
-        self.folder, self.task, self.split, self.size = folder, task, split, int(manifest["size"])
-        shards = manifest["splits"][split]["shards"]
-        self._names = [shard["file"] for shard in shards]
-        self._bytes = [shard["bytes"] for shard in shards]
-        self._ends = list(itertools.accumulate(shard["records"] for shard in shards))
+        """Raises:
+        ShardError: the manifest is damaged, a shard or the index missing.
+        """
+        self.folder, self.task, self.split = folder, task, split
+        try:
+            self.size = operator.index(manifest["size"])
+            shards = manifest["splits"][split]["shards"]
+            self._names = [str(shard["file"]) for shard in shards]
+            self._bytes = [operator.index(shard["bytes"]) for shard in shards]
+            self._ends = list(itertools.accumulate(operator.index(shard["records"]) for shard in shards))
+        except (KeyError, TypeError) as error:
+            found = f"found {type(error).__name__}: {error}"
+            raise ShardError(f"{folder / MANIFEST}, {split}: expected a description of shards, {found}") from error
         self._readers: dict[int, Any] = {}
         missing = [name for name in [*self._names, self.index_path.name] if not (folder / name).is_file()]
         if missing:
@@ -346,15 +374,14 @@ class Shards(Sequence[Record]):
             ShardError: the index is damaged or does not belong to these shards.
         """
         number = -1
-        with self.index_path.open(encoding="utf-8") as lines:
+        with self.index_path.open("rb") as lines:
             for number, line in enumerate(lines):
                 try:
-                    value = json.loads(line)
-                    asks = tuple(ask_from_json(ask) for ask in value.pop("asks"))
-                    yield Entry(index=number, asks=asks, **value)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    entry = Entry.from_line(line.decode(), index=number)
+                except ValueError as error:
                     where = f"{self.index_path}, line {number + 1}"
                     raise ShardError(f"{where}: expected what a record holds, found {error}; build it again") from error
+                yield entry
         if number + 1 != len(self):
             found = f"expected a line for each of {len(self)} records, found {number + 1}"
             raise ShardError(f"{self.index_path}: {found}; copy or build it again")

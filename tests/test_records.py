@@ -54,6 +54,16 @@ def test_unknown_field_of_a_row():
         ask_from_json({"id": "x", "row": {"colour": "red"}})
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"id": None}, {"picture": "x"}, {"mask": 1.5}, {"group": 3}, {"row": {"label": 3}}, {"row": {"second": "2"}},
+     {"row": {"box": [1, 2, None, 4]}}, {"row": {"events": [["Bark", "1", 3]]}}, {"row": {"events": [[1, 1, 3]]}}],
+)  # fmt: skip
+def test_values_of_another_type(change):
+    with pytest.raises(ValueError, match=r"not an ask \(TypeError.*expected (str|int), found"):
+        ask_from_json({"id": "x", "row": {}} | change)
+
+
 @settings(deadline=None, max_examples=50)
 @given(scale=st.integers(-30, 20), seed=st.integers(0, 99), n=st.integers(1, 2000))
 def test_sound_keeps_24_bits_at_any_loudness(scale, seed, n):
@@ -194,6 +204,44 @@ def test_index_that_disagrees(five):
         list(open_shards(out, "avqa", "train").index())
     index.unlink()
     with pytest.raises(ShardError, match=r"missing index-train.jsonl"):
+        open_shards(out, "avqa", "train")
+
+
+@pytest.mark.parametrize(
+    "change", [{"frames": "3"}, {"frames": None}, {"samples": -5}, {"masks": 1.5}, {"size": []}, {"clip_id": 3}]
+)
+def test_index_with_values_that_cannot_be(five, change):
+    out, home, _ = five
+    index = home / "index-train.jsonl"
+    lines = index.read_text().splitlines()
+    index.write_text("\n".join([lines[0], json.dumps(json.loads(lines[1]) | change), *lines[2:]]))
+    with pytest.raises(ShardError, match=rf"line 2: expected what a record holds, found {next(iter(change))}"):
+        list(open_shards(out, "avqa", "train").index())
+
+
+def test_index_that_is_no_text(five):
+    out, home, _ = five
+    (home / "index-train.jsonl").write_bytes(b"\xff\n" * 5)
+    with pytest.raises(ShardError, match=r"line 1: expected what a record holds, found 'utf-8'"):
+        list(open_shards(out, "avqa", "train").index())
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda v: v.pop("size"),
+        lambda v: v.update(size="big"),
+        lambda v: v["splits"].update(train=[1]),
+        lambda v: v["splits"]["train"].pop("shards"),
+        lambda v: v["splits"]["train"]["shards"][0].update(records="2"),
+    ],
+)
+def test_damaged_description(five, edit):
+    out, home, _ = five
+    manifest = json.loads((home / "shards.json").read_text())
+    edit(manifest)
+    (home / "shards.json").write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match=r"shards.json, train: expected a description of shards"):
         open_shards(out, "avqa", "train")
 
 
