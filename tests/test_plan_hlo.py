@@ -215,6 +215,31 @@ def test_a_collective_beside_several_fusions_counts_once():
     assert work.traffic == 4 * 8 * 2 + 16 * 8 * 2 + 2 * 100 * 4
 
 
+CALLED = """\
+HloModule m
+
+%apart (w: bf16[4,8], t: token[]) -> bf16[16,8] {
+  %w = bf16[4,8] parameter(0)
+  %t = token[] parameter(1)
+  ROOT %gather = bf16[16,8] all-gather(%w), channel_id=3, replica_groups={{0,1,2,3}}, dimensions={0}
+}, execution_thread="sparsecore"
+
+ENTRY %main (shard: bf16[4,8]) -> bf16[16,8] {
+  %shard = bf16[4,8] parameter(0)
+  %s = ((bf16[4,8]), bf16[16,8], u32[]{:S(8)}) call-start(%shard), async_execution_thread="sparsecore", to_apply=%apart
+  ROOT %d = bf16[16,8] call-done(%s)
+}
+"""
+
+
+def test_what_another_core_does_counts_too():
+    """On TPU7x collectives run on SparseCores."""
+    work = measure(CALLED, LINE, None)
+    (gather,) = work.collectives
+    assert (gather.kind, gather.times, gather.bytes) == ("all-gather", 1, 16 * 8 * 2)
+    assert work.traffic == 4 * 8 * 2 + 16 * 8 * 2
+
+
 GROUPS = {
     "replica_groups={{0,1},{2,3}}, x": [(0, 1), (2, 3)],
     "replica_groups=[2,2]<=[4], x": [(0, 1), (2, 3)],

@@ -184,11 +184,11 @@ class Module:
                 names += [c for key in ("true_computation", "false_computation") if (c := instruction.called(key))]
                 for name in names:
                     yield from self._walk(self.computations[name], (), times, frame)
-            elif op in ("call", "fusion", "async-start"):
+            elif op in ("call", "fusion", "async-start", "call-start"):  # started: on another core of the chip
                 name = instruction.called("calls") or instruction.called("to_apply")
                 if name in self.computations:
                     inner = [known.value(o) for o in instruction.operands]
-                    within = frame if op == "call" else frame or computation.name
+                    within = frame or computation.name if op == "fusion" else frame
                     yield from self._walk(self.computations[name], inner, times, within)
 
     def _loop(self, computation: Computation, loop: Instruction, known: _Scalars) -> tuple[int, list[Any] | None]:
