@@ -54,7 +54,9 @@ def test_train_step_of_a_toy(made):
     # Two moments of Adam for every trained number, wherever it is, and the step.
     assert plan["memory"]["optimizer state"] == pytest.approx(2 * plan["memory"]["trained weights"], abs=64)
     parts = sum(plan["memory"][kind] for kind in (*numbers, "optimizer state", "batch"))
-    assert parts == pytest.approx(plan["memory"]["arguments"], rel=0.05)
+    held = plan["memory"]["held, not read"]  # this stage has no use for the mask decoder, nor for masks
+    assert held > 100_000
+    assert parts - held == pytest.approx(plan["memory"]["arguments"], rel=0.01)
     assert plan["memory"]["temporaries"] > 0
 
 

@@ -34,9 +34,9 @@ class Plan:
         chips, devices: of the slice.
         rows_per_device: at once.
         fits: whether the compiler found room for everything.
-        memory: kind → bytes; "arguments" is the sum of all kinds above it with their padding, "temporaries" what the
-            program needs on top at most, "peak" the most that is in use at any moment; if it does not fit, none of
-            these but "needed".
+        memory: kind → bytes; "arguments" is what the program reads of all kinds above it, with their padding,
+            "temporaries" what it needs on top at most, "peak" the most that is in use at any moment; if it does not
+            fit, none of these but "needed".
         capacity: bytes that the maker states; the compiler keeps a little for itself.
         limit: bytes that the compiler allows, if it said so.
         flops: "traced" (products as written, of all devices together), "compiled" (products of all devices as compiled:
@@ -124,18 +124,21 @@ def make_plan(program: Program, recipe: Recipe, mesh: Mesh, where: Slice, *, hlo
         (hlo / f"{program.name.replace(' ', '_')}.txt").write_text(text, encoding="utf-8")
     work = measure(text, [where.place(d) for d in mesh.devices.flat], where)
     memory = _memory(program, compiled.memory_analysis())
+    fits = memory["peak"] + memory["held, not read"] <= known["capacity"]
     return Plan(
         **known,
-        fits=memory["peak"] <= known["capacity"],
+        fits=fits,
         memory=memory,
         compile_seconds=compile_seconds,
-        advice=() if memory["peak"] <= known["capacity"] else _to_fit(recipe, mesh, program),
+        advice=() if fits else _to_fit(recipe, mesh, program),
         **_speed(program, work, mesh.size, where),
     )
 
 
 def _memory(program: Program, found: Any) -> dict[str, float]:
     memory = dict(program.arguments)
+    # What a program does not read (the mask decoder of a stage without masks) is not handed to it, but lies there.
+    memory["held, not read"] = max(0.0, sum(_held(program).values()) - found.argument_size_in_bytes)
     memory["arguments"] = found.argument_size_in_bytes
     memory["temporaries"] = found.temp_size_in_bytes
     results = max(0, found.output_size_in_bytes - found.alias_size_in_bytes)
@@ -146,6 +149,10 @@ def _memory(program: Program, found: Any) -> dict[str, float]:
     peak = getattr(found, "peak_memory_in_bytes", 0)
     memory["peak"] = peak if peak >= found.argument_size_in_bytes else together
     return memory
+
+
+def _held(program: Program) -> dict[str, float]:
+    return {kind: size for kind, size in program.arguments.items() if "temporary" not in kind}
 
 
 def _speed(program: Program, work: Work, devices: int, where: Slice) -> dict[str, Any]:

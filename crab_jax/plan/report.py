@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from crab_jax.plan.hardware import GIB
 from crab_jax.plan.plan import Plan, gib
 
-_SUMS = ("arguments", "temporaries", "results", "peak", "needed")
+_SUMS = ("held, not read", "arguments", "temporaries", "results", "peak", "needed")
 
 
 def report(plan: Plan) -> str:

@@ -18,7 +18,8 @@ from crab_jax.plan.hlo import Computation, Instruction, Module, Visit
 # Names for what is there already, or for places.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
-    "partition-id", "replica-id", "iota", "opt-barrier", "add-dependency", "domain", "custom-call-start", "async-start", "call-start",
+    "partition-id", "replica-id", "iota", "opt-barrier", "add-dependency", "domain", "custom-call-start", "async-start",
+    "call-start",
     "async-update", "async-done", "copy-done", "slice-done", "dynamic-slice-done",
 }  # fmt: skip
 _FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
