@@ -19,8 +19,9 @@ from crab_jax.evaluate.generate import REFERENCE_SAMPLING, Sampling
 from crab_jax.evaluate.plan import EvaluationError, about, plan, settings_of
 from crab_jax.evaluate.rescore import score_file
 from crab_jax.evaluate.run import Run
-from crab_jax.evaluate.score import item_ids
+from crab_jax.evaluate.score import ScoreError, item_ids
 from crab_jax.tasks import TASKS, Wording
+from data_pipelines.stream.tables import StreamError
 
 SPEED = "speed.json"
 
@@ -115,7 +116,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     with tqdm(total=sum(counts.values()) // processes, unit="item", file=sys.stderr, **pace) as bar:
         for each in runs:
             bar.set_description(each.name)
-            failed += _one(each, assistant, args, process, processes, bar)
+            try:
+                failed += _one(each, assistant, args, process, processes, bar)
+            except (ScoreError, StreamError) as error:  # of this test set; the others are not lost
+                bar.write(f"{each.name}: {error}", file=sys.stderr)
+                failed += 1
     text, broken = table.write_table(args.out)
     for line in broken:
         sys.stderr.write(f"warning: {line}\n")

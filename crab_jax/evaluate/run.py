@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import pathlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -111,18 +112,14 @@ def answer_items(
     with journal.open_journal(folder, process=process, processes=processes) as file:
         done = _done(folder)
         (folder / MASKS).mkdir(exist_ok=True)
-        before = 0
-
-        def wanted(number: int, ask) -> bool:
-            nonlocal before
-            mine = limit is None or number < limit
-            before += mine and ask.id in done
-            return mine and ask.id not in done
-
+        chosen = set(item_ids(run.source, limit))
+        mine = (e for e in run.source.shards.index() if e.index % processes == process)
+        progress(sum(ask.id in chosen and ask.id in done for entry in mine for ask in entry.asks))
         items = evaluation_items(
             run.source, wording=assistant.wording, tokenizer=assistant.tokenizer,
             sizes=assistant.config.feature_sizes, process=process, processes=processes,
-            with_target=run.mode == "teacher-forced", swap=run.swap, wanted=wanted,
+            with_target=run.mode == "teacher-forced", swap=run.swap,
+            wanted=lambda number, ask: ask.id in chosen and ask.id not in done,
         )  # fmt: skip
         asked = failed = 0
         with CompileClock() as clock:
@@ -139,7 +136,6 @@ def answer_items(
                         progress(1)
                 finally:
                     file.add(pending)
-        progress(before)
     return Tally(items=asked, failed=failed, seconds=clock.seconds, compile_s=clock.compile_s)
 
 
@@ -170,7 +166,7 @@ def finish(
     scored = score(run.source, read.lines, folder=folder, broken=read.broken, limit=limit, progress=progress)
     if not read.broken:  # a file with lines that cannot be read stays as somebody left it
         place = {name: i for i, name in enumerate(item_ids(run.source))}
-        best = {line["id"]: line["scores"] for line in scored.lines if "scores" in line}
+        best = {line["id"]: _finite(line["scores"]) for line in scored.lines if "scores" in line}
         lines = sorted(read.lines, key=lambda line: place.get(line["id"], len(place)))
         lines = [line | ({"scores": best[line["id"]]} if line["id"] in best else {}) for line in lines]
         journal.publish(folder / ITEMS, b"".join(map(journal.encode, lines)))
@@ -181,6 +177,11 @@ def finish(
     told |= {"limit": limit, "items_in_split": len(item_ids(run.source))} | scored.to_json()
     journal.publish(folder / SCORES, json.dumps(told, ensure_ascii=False, indent=1).encode() + b"\n")
     return scored
+
+
+def _finite(scores: dict[str, float]) -> dict[str, float | None]:
+    """JSON knows no NaN."""
+    return {name: None if math.isnan(value) else value for name, value in scores.items()}
 
 
 def _read(folder: pathlib.Path) -> journal.Read:
