@@ -1,0 +1,280 @@
+"""`crab eval` from shards to the table; the networks are replaced by canned answers, except in the last tests."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import eval_run
+import numpy as np
+import pytest
+from PIL import Image
+
+from crab_jax import cli
+from crab_jax.evaluate.engine import Engine
+from crab_jax.metrics import METRICS
+from data_pipelines.stream.evaluation import donors
+from data_pipelines.stream.tables import StreamError
+
+HERE = pathlib.Path(__file__).parent
+TABLES = ("table.md", "table.json")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("eval")
+    eval_run.write_inputs(root)
+    return root
+
+
+@pytest.fixture
+def canned(monkeypatch):
+    monkeypatch.setattr(Engine, "_batch", eval_run.canned())
+
+
+def arguments(inputs, out, *more):
+    return [
+        "--shards", str(inputs / "shards"), "--weights", str(inputs / "weights"), "--out", str(out),
+        "--dtype", "float32", "--batch", "4", *more,
+    ]  # fmt: skip
+
+
+def evaluate(inputs, out, *more):
+    return cli.main(["eval", *arguments(inputs, out, *more)])
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def files_of(out):
+    """All that must not depend on how a run went."""
+    return {
+        str(p.relative_to(out)): p.read_bytes()
+        for p in sorted(out.rglob("*"))
+        if p.is_file() and p.name != "speed.json" and not p.name.endswith(".lock")
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(inputs, tmp_path_factory):
+    """An evaluation of everything that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "_batch", eval_run.canned())
+        assert evaluate(inputs, out) == 0
+    return out
+
+
+def test_everything_in_one_table(whole):
+    table = json.loads((whole / "table.json").read_text())
+    sets = {(s["task"], s["split"]): s for s in table["test_sets"]}
+    assert list(sets) == [
+        ("avqa", "test"), ("ave", "test"), ("s4", "test"), ("avss", "test"), ("ref-avs", "test_n")
+    ]  # fmt: skip
+    assert [r["mode"] for r in sets["s4", "test"]["runs"]] == ["decoded", "teacher-forced"]
+    assert [r["mode"] for r in sets["avqa", "test"]["runs"]] == ["decoded"]
+    for (task, _), found in sets.items():
+        for run in found["runs"]:
+            assert run["expected"] == run["answered"] == run["numbers"]["items"]
+            assert {"unparsed", "items", *run["headline"]} <= run["numbers"].keys()
+            assert not run["problems"]
+        if task != "ref-avs":  # every named variant
+            assert found["runs"][0]["numbers"].keys() == METRICS[task]().result().keys()
+        assert "not of the published size" in found["why_not_paper"]
+    text = (whole / "table.md").read_text()
+    first, details = text.split("\n## ", 1)
+    assert "| s4/test | 6 | miou |" in first
+    assert "%]" in first
+    assert "| text given |" in first
+    assert "The paper's numbers are left out" in first
+    assert "generated or changed data, 3 items where the published test set has 402" in first
+    assert "miou:unparsed_left_out" in details
+    assert "miou:unparsed_left_out" not in first
+    speed = json.loads((whole / "speed.json").read_text())
+    assert speed["avqa/test, decoded"]["items_per_s"] > 0
+    assert {"compile_share", "compile_s"} <= speed["avqa/test, decoded"].keys()
+
+
+def test_a_line_per_item(whole):
+    lines = lines_of(whole / "avqa/test/decoded/items.jsonl")
+    assert [line["number"] for line in lines] == list(range(12))
+    assert lines[1]["kind"] == ["Visual", "Location"]
+    assert lines[0]["clip"] == "v0000"
+    assert "How many quiet instruments" in lines[0]["prompt"]
+    assert lines[0]["truth"] == {"kind": "choice", "answer": "one"}
+    assert {line["value"]["kind"] for line in lines} == {"choice", "unparsed"}
+    right = [line["scores"]["accuracy"] for line in lines]
+    assert right == [float(line["value"].get("answer") == line["truth"]["answer"]) for line in lines]
+    numbers = json.loads((whole / "avqa/test/decoded/scores.json").read_text())["numbers"]
+    assert numbers["accuracy"] == pytest.approx(np.mean(right))
+    assert numbers["items/visual/location"] == 4
+
+
+def test_masks_lie_beside_the_lines(whole):
+    for line in lines_of(whole / "s4/test/decoded/items.jsonl"):
+        assert ("mask" in line) == (line["value"]["kind"] == "mask")
+        if "mask" in line:
+            with Image.open(whole / "s4/test/decoded" / line["mask"]) as mask:
+                assert (mask.mode, mask.size) == ("1", (eval_run.SIZE,) * 2)
+    with Image.open(whole / "avss/test/teacher-forced/masks/000000.png") as classes:
+        assert classes.mode == "L"
+        assert np.array(classes).max() > 1
+    forced = lines_of(whole / "s4/test/teacher-forced/items.jsonl")
+    assert all(line["text"].startswith("The object that makes the sound is") for line in forced)
+
+
+def test_run_again_asks_nothing(inputs, whole, tmp_path, monkeypatch):
+    out = shutil.copytree(whole, tmp_path / "out")
+    monkeypatch.setattr(Engine, "_batch", lambda *_: pytest.fail("asked again"))
+    assert evaluate(inputs, out) == 0
+    assert files_of(out) == files_of(whole)
+
+
+def test_killed_and_continued_is_not_killed(inputs, whole, tmp_path):
+    """SIGKILL in the first and in a later test set; the second time in the middle of a line as well."""
+    out = tmp_path / "out"
+    command = [sys.executable, str(HERE / "eval_run.py"), "0.3", *arguments(inputs, out)]
+    for after in ("avqa/test/decoded", "s4/test/decoded"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        journal = out / after / "items.jsonl"
+        while process.poll() is None and not (journal.exists() and journal.stat().st_size):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert not (out / "table.md").exists()
+    assert 0 < len(lines_of(journal)) < 6
+    with journal.open("ab") as file:
+        file.write(b'{"number": 5, "id": "000')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "_batch", eval_run.canned())
+        assert evaluate(inputs, out) == 0
+    assert files_of(out) == files_of(whole)
+
+
+def test_shares_make_the_whole(inputs, whole, tmp_path, canned, capsys):
+    assert evaluate(inputs, tmp_path, "--part", "1/3") == 0
+    assert "are still open" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("scores.json"))
+    assert evaluate(inputs, tmp_path, "--part", "0/3") == 0
+    assert (tmp_path / "s4/test/decoded/items.00001-of-00003.jsonl").exists()
+    assert evaluate(inputs, tmp_path, "--part", "2/3") == 0
+    assert files_of(tmp_path) == files_of(whole)
+
+
+def test_another_run_is_refused(inputs, whole, canned, capsys, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "out")
+    assert evaluate(inputs, out, "--max-new-tokens", "7") == 2
+    assert "max_new_tokens: there null, now 7" in capsys.readouterr().err
+    other = shutil.copytree(inputs, tmp_path / "inputs")
+    (other / "weights/tokenizer.model").write_bytes((other / "weights/tokenizer.model").read_bytes() + b"\x00")
+    assert evaluate(other, out) == 2
+    assert "weights: there" in capsys.readouterr().err
+    assert files_of(out) == files_of(whole)
+
+
+def test_two_runs_into_one_folder(inputs, whole, canned, capsys, tmp_path):
+    from crab_jax.evaluate.journal import open_journal
+
+    out = shutil.copytree(whole, tmp_path / "out")
+    with open_journal(out / "avqa/test/decoded"):
+        assert evaluate(inputs, out, "--task", "avqa") == 2
+    assert "another run is writing there" in capsys.readouterr().err
+
+
+def test_swapped_media_stand_beside(inputs, whole, canned, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "out")
+    assert evaluate(inputs, out, "--swap", "sound", "--task", "avqa,s4") == 0
+    assert evaluate(inputs, out, "--swap", "picture", "--task", "s4", "--mode", "decoded") == 0
+    lines = lines_of(out / "avqa/test/decoded-sound-swapped/items.jsonl")
+    giver = {line["clip"]: line["sound_of"] for line in lines}
+    assert set(giver) == set(giver.values())
+    assert all(clip != other for clip, other in giver.items())
+    assert "picture_of" in lines_of(out / "s4/test/decoded-picture-swapped/items.jsonl")[0]
+    first = (out / "table.md").read_text().split("\n## ")[0]
+    assert "| decoded | text given | sound swapped | picture swapped | text given, sound swapped |" in first
+
+
+def test_one_clip_cannot_swap():
+    with pytest.raises(StreamError, match="the split has 1"):
+        donors(1)
+    assert sorted(donors(7)) == list(range(7))
+
+
+def test_unreadable_records_and_a_limit(inputs, canned, tmp_path, capsys):
+    """A broken record is asked about, counts as unparsed, and is named; nothing else is lost."""
+    broken = shutil.copytree(inputs, tmp_path / "inputs")
+    (shard,) = (broken / "shards/avqa/1.0.0").glob("*array_record*")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 2000] = bytes(2000)
+    shard.write_bytes(data)
+    assert evaluate(broken, tmp_path / "out", "--task", "avqa", "--limit", "11") == 1
+    scores = json.loads((tmp_path / "out/avqa/test/decoded/scores.json").read_text())
+    lost = 11 - scores["answered"]
+    assert lost > 0
+    assert len(scores["problems"]["failed"]) == lost
+    assert scores["numbers"]["items"] == 11
+    assert scores["numbers"]["unparsed"] >= lost / 11
+    assert "failed (items that could not be read" in capsys.readouterr().err
+    text = (tmp_path / "out/table.md").read_text()
+    assert "only 11 of 12 items were asked" in text
+    assert f"{lost} failed" in text
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--task", "avqua"], "expected all, or some of"),
+        (["--task", "arig"], "crab data build arig"),
+        (["--split", "train"], "expected the split 'train'"),
+        (["--task", "s4", "--wording", "release-train"], "shows no picture to segment; use --wording quick-start"),
+    ],
+)
+def test_wrong_arguments(inputs, tmp_path, capsys, more, message):
+    assert evaluate(inputs, tmp_path / "out", *more) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_folders(inputs, tmp_path, capsys):
+    assert cli.main(["eval", "--shards", str(inputs / "shards"), "--out", str(tmp_path)]) == 2
+    assert "expected --weights DIR" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------- the real networks
+
+
+@pytest.fixture(scope="module")
+def real(inputs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("real")
+    assert evaluate(inputs, out, "--task", "s4", "--limit", "4", "--max-new-tokens", "16") == 0
+    return out
+
+
+def test_the_model_answers(real):
+    said, forced = (lines_of(real / f"s4/test/{mode}/items.jsonl") for mode in ("decoded", "teacher-forced"))
+    assert len(said) == len(forced) == 4
+    assert any("mask" in line for line in said)
+    assert all("mask" in line and line["mask_tokens"] == 6 for line in forced)
+    assert json.loads((real / "speed.json").read_text())["s4/test, decoded"]["compile_s"] > 0
+
+
+@pytest.mark.slow
+def test_several_devices_agree_with_one(inputs, real, tmp_path):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    code = f"import sys; from crab_jax import cli; sys.exit(cli.main({['eval', *arguments(inputs, tmp_path)]!r} + "
+    code += "['--task', 's4', '--limit', '4', '--max-new-tokens', '16']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=HERE.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "speed.json").read_text())["s4/test, decoded"]["devices"] == 2
+    for mode in ("decoded", "teacher-forced"):
+        one, two = (lines_of(out / f"s4/test/{mode}/items.jsonl") for out in (real, tmp_path))
+        assert [line["text"] for line in one] == [line["text"] for line in two]
+        for a, b in zip(one, two, strict=True):
+            assert a["scores"]["iou"] == pytest.approx(b["scores"]["iou"], abs=2e-3)
