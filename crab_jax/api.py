@@ -26,6 +26,7 @@ from crab_jax.batch import Example
 from crab_jax.evaluate.answers import understand
 from crab_jax.evaluate.engine import Engine, Reply, Request
 from crab_jax.evaluate.generate import Sampling
+from crab_jax.fitting import check_fit
 from crab_jax.model import ADDED_TOKENS, CrabConfig
 from crab_jax.tasks import TASKS, Answer, Box, MaskTokens, TaskSpec, Unparsed, Wording
 from crab_jax.tasks.samples import BrokenSample, Sample, read_sample
@@ -382,6 +383,20 @@ def _failure(sample: Sample, error: Exception) -> Failure:
     return Failure(index=sample.index, reason=str(error), raw={"id": sample.id, "task": sample.task})
 
 
+def _check_fit(folder: pathlib.Path, manifest: Mapping[str, Any], overlay: str | None) -> None:
+    """One set of weights against its config: a wrong number in either is told before gigabytes are read."""
+    shapes = {path: entry["shape"] for path, entry in manifest["arrays"]["base"].items()}
+    if overlay is not None:
+        over = {path: entry["shape"] for path, entry in manifest["arrays"][overlay].items()}
+        if any(path.startswith("mask_decoder/") for path in over):  # an overlay brings it whole
+            shapes = {path: shape for path, shape in shapes.items() if not path.startswith("mask_decoder/")}
+        shapes |= over
+    config = checkpoint.read_config(folder, manifest, overlay)
+    if overlay is None and not any(path.startswith("mask_decoder/") for path in shapes):
+        config = dataclasses.replace(config, mask_decoder=None)  # the overlays have their own
+    check_fit(config, shapes, where=folder)
+
+
 def _read(
     folder: pathlib.Path, overlays: Sequence[str], *, with_base: bool, dtype: Any
 ) -> dict[str, tuple[CrabConfig, dict[str, Any]]]:
@@ -457,6 +472,8 @@ def load(
         wanted = {variant}
     elif wanted - have - {"text"}:  # another set stands in
         wanted |= have | {"text"}
+    for name in sorted(wanted & (have | {"text"})):
+        _check_fit(folder, manifest, None if name == "text" else name)
     variants = _read(folder, sorted(have & wanted), with_base="text" in wanted, dtype=jnp.dtype(dtype))
     return Assistant(
         config,

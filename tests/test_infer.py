@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -210,6 +211,25 @@ def test_weights_that_lack_a_part(folders, tmp_path):
     checkpoint.save(tmp_path / "part", config=config, params=params, tokenizer=folders[0] / "tokenizer.model")
     with pytest.raises(WeightsError, match="clip missing"):
         crab_jax.load(tmp_path / "part")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("llama", "intermediate_size"), 7, r"mlp/down/kernel: expected \[\d+, 7, \d+\], found"),
+        (("llama", "num_layers"), 1, r"expected \[1, .*, found"),
+        (("clip", "intermediate_size"), 7, "clip/layers/"),
+    ],
+)
+def test_a_config_that_does_not_fit_the_arrays(folders, tmp_path, place, value, message):
+    """Told in words before anything is read, not by a traceback in the middle of the first answer."""
+    shutil.copytree(folders[0] / "weights", tmp_path / "weights")
+    file = tmp_path / "weights" / "crab.json"
+    manifest = json.loads(file.read_text())
+    manifest["config"][place[0]][place[1]] = value
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        crab_jax.load(tmp_path / "weights")
 
 
 def test_no_mask_decoder(folders, tmp_path):

@@ -1,0 +1,45 @@
+"""Whether the arrays of a weights folder are the ones that its config describes; found out before they are read."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+from crab_jax.groups import CheckpointError
+from crab_jax.model import CrabConfig, abstract
+
+_NAMED = 5  # paths in a message
+
+
+@functools.lru_cache(maxsize=8)
+def _expected(config: CrabConfig) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(leaf.shape) for path, leaf in abstract(config).items()}
+
+
+def check_fit(config: CrabConfig, stored: Mapping[str, Sequence[int]], *, where: object) -> None:
+    """Compares stored shapes with those of the network.
+
+    Args:
+        config: all sizes of one set of weights.
+        stored: path → shape.
+        where: the folder, for the message.
+
+    Raises:
+        CheckpointError: arrays that are missing, misshapen, or belong to no part of the network.
+    """
+    wrong = []
+    expected = _expected(config)
+    for path in sorted({*expected, *stored}):
+        want, found = (None if x is None else list(x) for x in (expected.get(path), stored.get(path)))
+        if want is None:
+            wrong.append(f"{path} {found}: no such parameter")
+        elif found is None:
+            wrong.append(f"{path} {want}: missing")
+        elif want != found:
+            wrong.append(f"{path}: expected {want}, found {found}")
+    if wrong:
+        more = f" … and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        raise CheckpointError(
+            f"{where}: {len(wrong)} arrays are not those of its config's sizes: {'; '.join(wrong[:_NAMED])}{more}; convert "
+            "the weights again"
+        )
