@@ -9,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crab_jax.layout import Layout
+from crab_jax.tasks import Row
+from crab_jax.tasks.clips import Ask
+from data_pipelines.records import Entry
 from data_pipelines.stream.mixture import Mixture, random_order
 from data_pipelines.stream.packing import PACKED, Plan, best_fit
 from data_pipelines.stream.tables import StreamError, Table
@@ -181,11 +184,14 @@ def test_cursor_behind_the_last_row():
 def test_too_large_examples_are_named_with_every_number():
     t = table("a", [1, 2])
     t.size[1] = 101, 3, 13, 0, 7
-    left = t.fitting(LAYOUT)
+    counts = {"frames": 0, "samples": 0, "masks": 0, "size": 0}
+    asks = [(Ask(id=f"question {i}", row=Row()),) for i in range(3)]
+    index = [Entry(index=i, clip_id="", asks=some, **counts) for i, some in enumerate(asks)]
+    left = t.fitting(LAYOUT, index=index.copy)
     assert left.record.tolist() == [0, 2]
     (one,) = left.left_out
-    assert one.name == "a, record 1, question 0"
+    assert one.name == "a, question 1"
     assert one.reason == (
         "101 tokens, the layout holds 100; 13 windows, the layout holds 12; 7 patch rows, the layout holds 6"
     )
-    assert t.fitting(Layout(tokens=200, frames=20, windows=20, patch_rows=12, masks=2)) is t
+    assert t.fitting(Layout(tokens=200, frames=20, windows=20, patch_rows=12, masks=2), index=pytest.fail) is t

@@ -130,7 +130,9 @@ class Stream(Iterator[tuple[Batch, Info]]):
         folder = default_cache() if cache is True else cache or None
         wording, layout = settings.wording, settings.layout
         tables = [
-            read_table(source, wording=wording, tokenizer=tokenizer, sizes=sizes, cache=folder).fitting(layout)
+            read_table(source, wording=wording, tokenizer=tokenizer, sizes=sizes, cache=folder).fitting(
+                layout, index=source.shards.index
+            )
             for source in sources
         ]
         self.left_out: tuple[LeftOut, ...] = tuple(x for table in tables for x in table.left_out)
@@ -150,6 +152,7 @@ class Stream(Iterator[tuple[Batch, Info]]):
             block=settings.block,
         )
         self.units = mixture.units
+        self._most_rows = settings.block + len(sources)  # in a block; shares of the sources are rounded one by one
         size = np.concatenate([table.size for table in tables])
         plan = Plan(mixture, size, layout=layout, packed=settings.packed, seed=settings.seed)
         self._reader = RowReader(
@@ -226,12 +229,13 @@ class Stream(Iterator[tuple[Batch, Info]]):
             StateError: no state, or one of other settings, shards, sizes or tokenizer; names what differs.
         """
         try:
-            version, number, cursor = state["version"], int(state["batch"]), tuple(int(x) for x in state["cursor"])
+            version, number, (block, row) = state["version"], state["batch"], state["cursor"]
             skipped, theirs = dict(state["skipped"]), dict(state["stream"])
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"expected the state of a data stream, found {type(error).__name__}: {error}") from error
-        if version != _STATE or number < 0 or len(cursor) != 2:
-            raise StateError(f"expected a state of version {_STATE}, found version {version}, batch {number}")
+        if version != _STATE or not all(type(x) is int and x >= 0 for x in (number, block, row)):
+            found = f"version {version}, batch {number}, cursor {block}, {row}"
+            raise StateError(f"expected the state of a data stream, version {_STATE}, found {found}")
         ours = self._fingerprint
         differences = [
             f"{key}: {theirs.get(key, 'nothing')} in the state, {ours.get(key, 'nothing')} here"
@@ -240,9 +244,13 @@ class Stream(Iterator[tuple[Batch, Info]]):
         ]
         if differences:
             raise StateError("the state belongs to another stream:\n  " + "\n  ".join(differences))
+        # The block of the cursor must hold the last batch, or every block up to it would be planned, however many.
+        if not 0 <= max(number - 1, 0) * self._reader.rows - row < self._most_rows:
+            found = f"row {row} for batch {number}"
+            raise StateError(f"expected the state of a data stream, found a cursor that does not fit: {found}")
         self.close()
-        self._next, self._cursor, self.skipped = number, cursor, skipped
-        self._reader.plan.start_from(*cursor)
+        self._next, self._cursor, self.skipped = number, (block, row), skipped
+        self._reader.plan.start_from(block, row)
 
     def examples_per_row(self, rows: int = 256) -> float:
         """Average number of examples in the first rows of the stream, from the plan alone: 1 without packing."""

@@ -9,7 +9,7 @@ import logging
 import os
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -80,26 +80,29 @@ class Table:
     def __len__(self) -> int:
         return len(self.record)
 
-    def fitting(self, layout: Layout) -> Table:
+    def fitting(self, layout: Layout, *, index: Callable[[], Iterable[Entry]]) -> Table:
         """The examples that fit into an empty row; the others join `left_out`, each with the number that is too large.
 
         Args:
             layout: of the rows.
+            index: gives the index of the shards, where the examples have their names; not called if all of them fit.
         """
         capacity = np.array([getattr(layout, field) for field in ExampleSize._fields])
         excess = self.size > capacity
         fits = ~excess.any(axis=1)
         if fits.all():
             return self
+        numbers = {(int(self.record[i]), int(self.ask[i])): i for i in np.flatnonzero(~fits)}
         too_large = []
-        for i in np.flatnonzero(~fits):
-            what = [
-                f"{self.size[i, c]} {field.replace('_', ' ')}, the layout holds {capacity[c]}"
-                for c, field in enumerate(ExampleSize._fields)
-                if excess[i, c]
-            ]
-            where = f"{self.name}, record {self.record[i]}, question {self.ask[i]}"
-            too_large.append(LeftOut(where, "; ".join(what)))
+        for entry in index():
+            for n, ask in enumerate(entry.asks):
+                if (i := numbers.get((entry.index, n))) is not None:
+                    what = [
+                        f"{self.size[i, c]} {field.replace('_', ' ')}, the layout holds {capacity[c]}"
+                        for c, field in enumerate(ExampleSize._fields)
+                        if excess[i, c]
+                    ]
+                    too_large.append(LeftOut(f"{self.name}, {ask.id}", "; ".join(what)))
         kept = {f: getattr(self, f)[fits] for f in ("record", "ask", "unit", "size")}
         return dataclasses.replace(self, **kept, left_out=(*self.left_out, *too_large))
 
