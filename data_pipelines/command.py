@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("--splits", nargs="+", default=[], metavar="SPLIT", help="these only (default all of a task)")
     sub.add_argument("--size", type=_whole(1), default=224, help="pixels per side (default 224)")
     sub.add_argument("--frames", choices=list(PictureFormat), default=PictureFormat.JPEG, help="how to store pictures")
-    sub.add_argument("--quality", type=_whole(1), default=95, help="of JPEG, up to 100 (default 95)")
+    sub.add_argument("--quality", type=_whole(1, 100), default=95, help="of JPEG, 1 to 100 (default 95)")
     help_ = "stop when more than this share of the examples is unusable; missing media do not count (default 0.05)"
     sub.add_argument("--max-rejects", type=_share, default=0.05, metavar="SHARE", help=help_)
     sub.add_argument("--overwrite", action="store_true", help="build again what is complete")
@@ -48,11 +48,13 @@ def run(args: argparse.Namespace) -> int:
     return args.act(args)
 
 
-def _whole(least: int):
+def _whole(least: int, most: int | None = None):
     def number(text: str) -> int:
         value = int(text)
         if value < least:
             raise argparse.ArgumentTypeError(f"expected at least {least}, found {text}")
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"expected at most {most}, found {text}")
         return value
 
     return number
@@ -90,7 +92,7 @@ def _build(args: argparse.Namespace) -> int:
         splits=tuple(args.splits),
         size=args.size,
         pictures=PictureFormat(args.frames),
-        quality=min(args.quality, 100),
+        quality=args.quality,
         max_rejects=args.max_rejects,
         jobs=args.jobs,
         overwrite=args.overwrite,

@@ -12,10 +12,7 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
-import os
 import pathlib
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
@@ -25,6 +22,7 @@ from crab_jax.tasks.clips import Clip
 from data_pipelines.clip_reader import How, Loss, read_clip
 from data_pipelines.records import SCHEMA
 from data_pipelines.shard_writer import ShardWriter, write_lines
+from data_pipelines.worker import belong_to_parent
 
 
 class Interrupted(Exception):
@@ -165,14 +163,8 @@ _shared: dict[str, Any] = {}  # in a worker: what the parent gave it
 
 
 def _start(stop, count) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
+    belong_to_parent()
     _shared.update(stop=stop, count=count)
-
-    def leave_with_parent():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
 def _work(job: Job) -> Done:

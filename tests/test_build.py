@@ -490,7 +490,9 @@ def test_wrong_root(tmp_path, capsys):
     assert "expected the folder that holds the data set s4, found none\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--jobs", "-1"], ["--max-rejects", "1.5"], ["--size", "0"], ["--frames", "gif"]])
+@pytest.mark.parametrize(
+    "words", [["--jobs", "-1"], ["--max-rejects", "1.5"], ["--size", "0"], ["--frames", "gif"], ["--quality", "101"]]
+)
 def test_wrong_options(tmp_path, words):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["data", "build", "s4", "--root", str(tmp_path), "--out", str(tmp_path), *words])

@@ -2,8 +2,14 @@
 
 import filecmp
 import json
+import os
+import re
+import subprocess
+import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 
 from crab_jax import cli
@@ -44,7 +50,7 @@ def test_any_number_of_processes_and_any_interrupt_give_the_same_files(tmp_path,
     monkeypatch.setattr(build, "_make", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build.build(tmp_path / "three", **SMALL)
-    assert not (tmp_path / "three/LVIS/train_samples.json").exists() or len(made) == 3
+    assert not list((tmp_path / "three").rglob("*samples.json"))  # annotations come when all their clips are there
     ledger = tmp_path / "three" / build.NOTES / "s4-train.jsonl"
     with ledger.open("a") as file:
         file.write('{"index": 1, "rows": [{"vi')  # as if the power had failed
@@ -96,6 +102,7 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path, capsys):
         (["--size", "small"], "even WIDTHxHEIGHT"),
         (["--clips", "0"], "whole number above 0"),
         (["--held-out", "2"], "between 0 and 1"),
+        (["--seed", "-1"], "from 0 up"),
         (["--tasks", "karaoke"], "invalid choice: 'karaoke'"),
     ):
         with pytest.raises(SystemExit):
@@ -119,6 +126,62 @@ def test_another_world_in_the_same_folder_is_refused(tmp_path):
     (tmp_path / "w" / build.NOTES / "world.json").write_text("{")
     with pytest.raises(WorldError, match="no valid JSON"):
         build.build(tmp_path / "w", seed=1, **small)
+
+
+def test_damaged_notes_are_named(tmp_path, capsys):
+    args = ["world", "--out", str(tmp_path / "w"), "--clips", "1", "--size", "64x48", "--tasks", "pretrain-seg"]
+    assert cli.main(args) == 0
+    notes = tmp_path / "w" / build.NOTES / "pretrain-seg-train.jsonl"
+    for line in ("{", "[1]", '{"index": 0}'):
+        notes.write_text(line + "\n")
+        assert cli.main(args) == 2
+        assert re.search(r"pretrain-seg-train.jsonl:1: expected the notes of a clip", capsys.readouterr().err)
+
+
+RENDER = """
+import pathlib, sys
+from data_pipelines.world import build
+if __name__ == "__main__":
+    tasks = ("pretrain-seg",)
+    build.build(pathlib.Path(sys.argv[1]), clips=500, seed=1, tasks=tasks, size=(64, 48), jobs=2, quiet=True)
+"""
+
+
+@pytest.fixture
+def rendering(tmp_path):
+    """A world that is being rendered by two workers: the process, the workers, and where."""
+    script, out = tmp_path / "render.py", tmp_path / "w"
+    script.write_text(RENDER)
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.Popen([sys.executable, str(script), str(out)], stderr=subprocess.PIPE, text=True, env=path)
+    notes = out / build.NOTES / "pretrain-seg-train.jsonl"
+    try:
+        for _ in range(600):
+            if notes.exists() and run.poll() is None:
+                break
+            time.sleep(0.1)
+        workers = [p for p in psutil.Process(run.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+        assert len(workers) == 2
+        yield run, workers, out
+    finally:
+        run.kill()
+        run.communicate()
+
+
+def test_no_worker_outlives_a_killed_command(rendering):
+    run, workers, _ = rendering
+    run.kill()
+    run.wait()
+    assert not psutil.wait_procs(workers, timeout=30)[1]
+
+
+def test_a_killed_worker_ends_the_command_and_keeps_what_is_finished(rendering):
+    run, workers, out = rendering
+    workers[0].kill()
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert re.search(r"WorldError: a process that renders was killed.*run the same command again", said)
+    assert read_ledger(out, "pretrain-seg", "train")
 
 
 def test_the_command_says_what_it_made(tmp_path, capsys):

@@ -14,10 +14,12 @@ import json
 import multiprocessing
 import pathlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import tqdm
 
+from data_pipelines.worker import belong_to_parent
 from data_pipelines.world.layouts import DATA_SETS, write_text
 from data_pipelines.world.orders import Order, Studio
 
@@ -66,7 +68,7 @@ def build(
         Clips per task and split.
 
     Raises:
-        WorldError: the folder holds a world of other settings.
+        WorldError: the folder holds a world of other settings, its notes are damaged, or a process was killed.
     """
     settings = {"version": VERSION, "seed": seed, "size": list(size), "fps": fps}
     _check_settings(out, settings)
@@ -96,7 +98,11 @@ def build(
 
 
 def read_ledger(out: pathlib.Path, task: str, split: str) -> list[dict[str, Any]]:
-    """Entries of finished clips; a line that an interrupt cut off is removed from the file."""
+    """Entries of finished clips; a line that an interrupt cut off is removed from the file.
+
+    Raises:
+        WorldError: a line is damaged.
+    """
     path = _ledger(out, task, split)
     if not path.exists():
         return []
@@ -104,7 +110,16 @@ def read_ledger(out: pathlib.Path, task: str, split: str) -> list[dict[str, Any]
     whole = data[: data.rfind(b"\n") + 1]
     if len(whole) < len(data):
         path.write_bytes(whole)
-    return [json.loads(line) for line in whole.splitlines()]
+    entries = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            entry["index"], entry["truth"]
+        except (ValueError, KeyError, TypeError) as error:
+            advice = "remove the line, and `crab world` makes the clip again"
+            raise WorldError(f"{path}:{number}: expected the notes of a clip, found {error!r:.80}; {advice}") from error
+        entries.append(entry)
+    return entries
 
 
 def _ledger(out: pathlib.Path, task: str, split: str) -> pathlib.Path:
@@ -148,6 +163,14 @@ def _made(orders: Sequence[Order], jobs: int) -> Iterator[tuple[Order, dict[str,
     # Processes are spawned: a fork would copy the threads of whatever the caller has imported.
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
-        pool = concurrent.futures.ProcessPoolExecutor(min(jobs, len(orders)), mp_context=context)
+        pool = concurrent.futures.ProcessPoolExecutor(
+            min(jobs, len(orders)), mp_context=context, initializer=belong_to_parent
+        )
         stack.callback(pool.shutdown, cancel_futures=True)
-        yield from zip(orders, pool.map(_make, orders))
+        try:
+            yield from zip(orders, pool.map(_make, orders))
+        except BrokenProcessPool as error:
+            raise WorldError(
+                f"a process that renders was killed, mostly for lack of memory ({error}); what is finished is kept: "
+                f"run the same command again, with fewer --jobs than {jobs}"
+            ) from error

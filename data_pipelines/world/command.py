@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clips", type=_count, default=100, metavar="N", help="clips of every train split (default 100)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, another world (default 0)")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="another seed, another world (default 0)")
     parser.add_argument(
         "--jobs", type=_count, default=os.cpu_count() or 1, metavar="J", help="processes (default: one per core)"
     )
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
         try:
             sys.stdout.write(baselines.report(args.baselines) + "\n")
-        except baselines.BaselineError as error:
+        except (baselines.BaselineError, build.WorldError, OSError) as error:
             sys.stderr.write(f"crab world: {error}\n")
             return 2
         return 0
@@ -73,6 +73,12 @@ def run(args: argparse.Namespace) -> int:
 def _count(text: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 up, found {text!r}")
     return int(text)
 
 
