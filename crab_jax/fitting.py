@@ -40,6 +40,7 @@ def check_fit(config: CrabConfig, stored: Mapping[str, Sequence[int]], *, where:
     if wrong:
         more = f" … and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
         raise CheckpointError(
-            f"{where}: {len(wrong)} arrays are not those of its config's sizes: {'; '.join(wrong[:_NAMED])}{more}; convert "
-            "the weights again"
+            f"{where}: {len(wrong)} arrays are not those of the sizes in its config, convert the weights again: "
+            + "; ".join(wrong[:_NAMED])
+            + more
         )
