@@ -201,14 +201,17 @@ def _measure(summary: Summary, spec: TaskSpec, entry: Entry, ask, tokenizer: Tok
 
 def _lost(folder: pathlib.Path, split: str) -> Iterator[str]:
     try:
-        lines = (folder / REJECTS).read_text(encoding="utf-8").splitlines()
+        lines = (folder / REJECTS).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return
     for line in lines:
-        value = json.loads(line)
-        if value["split"] == split:
-            # What differs from clip to clip is its name; the kind of loss is what repeats.
-            yield {"missing": "media that are not there"}.get(value["kind"], value["reason"].split(": ", 1)[-1])
+        try:
+            value = json.loads(line)
+            if value["split"] == split:
+                # What differs from clip to clip is its name; the kind of loss is what repeats.
+                yield {"missing": "media that are not there"}.get(value["kind"], value["reason"].split(": ", 1)[-1])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            yield f"a line of {REJECTS} that cannot be read"
 
 
 def table(summary: Summary) -> Iterator[tuple[str, str]]:
@@ -260,28 +263,35 @@ def report(
         1 if records are corrupt, else 0.
 
     Raises:
-        ShardError: no shards, or shards and index that are missing or do not belong together.
+        ShardError: no shards, or shards and index that are missing or do not belong together; at the end, after
+            everything else was told and shown.
     """
     counter = Tokenizer.tiny() if tokenizer is None else Tokenizer.load(tokenizer, base_vocabulary=None)
     shown: list[tuple[TaskSpec, list[Summary]]] = []
-    corrupt = 0
+    corrupt, broken = 0, []
     for spec, place in find(folder):
         say(f"{spec.name}: {spec.about}  ({place})\n")
         summaries = []
-        for summary in summarise(spec, place, tokenizer=counter):
-            say(f"  {summary.shards.split}\n")
-            for name, value in table(summary):
-                say(f"    {name:<9} {value}\n")
-            _say_most(say, "answers", summary.labels)
-            _say_most(say, "losses", summary.lost)
-            corrupt += len(summary.corrupt)
-            summaries.append(summary)
-        shown.append((spec, summaries))
-    if html is not None:
+        try:
+            for summary in summarise(spec, place, tokenizer=counter):
+                say(f"  {summary.shards.split}\n")
+                for name, value in table(summary):
+                    say(f"    {name:<9} {value}\n")
+                _say_most(say, "answers", summary.labels)
+                _say_most(say, "losses", summary.lost)
+                corrupt += len(summary.corrupt)
+                summaries.append(summary)
+        except ShardError as error:
+            broken.append(str(error))
+        if summaries:
+            shown.append((spec, summaries))
+    if html is not None and shown:
         from data_pipelines.contact_sheet import write_sheet
 
         write_sheet(html, shown, items=items)
         say(f"{html}: {html.stat().st_size / 2**20:.1f} MiB, open it in a browser\n")
+    if broken:
+        raise ShardError("\n".join(broken))
     return int(corrupt > 0)
 
 

@@ -85,6 +85,18 @@ def test_index_of_other_records(everything, capsys):
     assert "line 3: expected clip clip 2, 10 pictures" in capsys.readouterr().err
 
 
+def test_a_broken_data_set_hides_no_other(everything, capsys):
+    (everything / "avqa" / SCHEMA / "index-train.jsonl").write_text("{}\n")
+    (everything / "ave" / SCHEMA / "rejects.jsonl").write_text('{"split": "tr')
+    page = everything / "page.html"
+    assert cli.main(["data", "check", str(everything), "--html", str(page)]) == 1
+    said = capsys.readouterr()
+    assert re.search(r"ave: .*\n  train\n    examples  1", said.out)
+    assert "a line of rejects.jsonl that cannot be read" in said.out
+    assert "index-train.jsonl, line 1" in said.err
+    assert "A dog barks." in page.read_text()
+
+
 def test_finds_data_sets_where_they_are(everything, tmp_path_factory, capsys):
     for place in (everything, everything / "ave", everything / "ave" / SCHEMA):
         assert cli.main(["data", "check", str(place)]) == 0
