@@ -39,6 +39,11 @@ def features(size: int) -> tfds.features.FeaturesDict:
     )
 
 
+class _Info(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Looks for no published numbers of this data set: there are none, and an empty folder would stay behind."""
+
+
 class AvUie(tfds.core.ShardBasedBuilder):
     """One task's data set.
 
@@ -68,7 +73,7 @@ class AvUie(tfds.core.ShardBasedBuilder):
         super().__init__(data_dir=data_dir, file_format=tfds.core.FileFormat.ARRAY_RECORD)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(builder=self, description=self._about, features=features(self._size))
+        return _Info(builder=self, description=self._about, features=features(self._size))
 
     def _shard_iterators_per_split(self, dl_manager):
         raise NotImplementedError("shards are encoded by `data_pipelines.stage`")

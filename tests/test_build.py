@@ -141,14 +141,18 @@ def test_jpeg_by_default(media, tmp_path):
 
 def test_tfds_reads_it_and_never_imports_tensorflow(media, tmp_path):
     code = f"""
-import sys, json, pathlib
+import sys, json, pathlib, tempfile
 sys.path.insert(0, {str(pathlib.Path(__file__).parents[1])!r})
 from tests import test_build as t
 from data_pipelines.av_uie import features
 from data_pipelines.records import Record, open_shards
 import tensorflow_datasets as tfds
 out = pathlib.Path({str(tmp_path)!r})
+spare = out / "spare"
+spare.mkdir()
+tempfile.tempdir = str(spare)
 t.build(t.spec_of("ave", t.ave_clips(3)), root=pathlib.Path({str(media)!r}), out=out, options=t.EXACT)
+assert not list(spare.iterdir())  # TFDS would leave an empty folder there
 source = tfds.builder_from_directory(out / "ave" / t.SCHEMA).as_data_source(split="train")
 shards = open_shards(out, "ave", "train")
 assert len(source) == len(shards) == 3
