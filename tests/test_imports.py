@@ -23,6 +23,7 @@ LIGHT = [
 # Package or module → prefixes of our own modules that it may import (itself always).
 MAY_IMPORT = {
     "crab_jax/nn": ["crab_jax.nn", "crab_jax.config"],
+    # Of sharding, backbones take `constrain`: it needs nothing but jax, and does nothing where there is no mesh.
     "crab_jax/backbones": [
         "crab_jax.nn", "crab_jax.weights", "crab_jax.params", "crab_jax.config", "crab_jax.sharding",
     ],
