@@ -30,12 +30,13 @@ def canned(pause_s: float = 0.0):
         time.sleep(pause_s)
         replies = []
         for r in requests:
-            rng = np.random.default_rng(zlib.crc32(f"{r.example.name} {len(r.example.target)}".encode()))
+            key = zlib.crc32(f"{r.example.name} {len(r.example.target)}".encode())
+            rng = np.random.default_rng(key)
             logits = None
             if r.head is None:
-                said = tuple(tokenizer.encode_target(TEXTS[rng.integers(3)]))
+                said = tuple(tokenizer.encode_target(TEXTS[key % 3]))
             else:
-                said = (*ids.masks, ids.eos) if r.example.target or rng.random() < 0.8 else (ids.eos,)
+                said = tuple(r.example.target) or ((*ids.masks, ids.eos) if rng.random() < 0.8 else (ids.eos,))
                 if len(said) > 1:
                     logits = rng.normal(size=(71 if r.head == "semantic" else 1, SIZE, SIZE)).astype(np.float32)
             count = sum(i in ids.masks for i in said)
