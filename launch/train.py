@@ -17,7 +17,7 @@ import pathlib
 import signal
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, perhaps with :ARGUMENTS.")
@@ -39,6 +39,8 @@ def main(argv: list[str]) -> None:
     """See the module. Leaves through `sys.exit`."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    if logging.get_verbosity() == logging.INFO:  # absl's choice; Orbax then writes twenty lines about every checkpoint
+        logging.set_verbosity(logging.WARNING)  # --verbosity=1 shows them
     sys.exit(run(_CONFIG.value, pathlib.Path(_WORKDIR.value)))
 
 
@@ -76,12 +78,11 @@ def run(config, workdir: pathlib.Path) -> int:
 
 def _start_processes() -> None:
     """Devices and processes, before anything asks JAX for either."""
-    os.environ.setdefault(
-        "JAX_COMPILATION_CACHE_DIR",
-        str(pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "crab_jax", "xla")),
-    )
     import jax
 
+    if not jax.config.jax_compilation_cache_dir:  # JAX has read its environment variable by now
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "crab_jax", "xla")
+        jax.config.update("jax_compilation_cache_dir", str(cache))
     if _CPU_DEVICES.value:
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
     if _COORDINATOR.value:

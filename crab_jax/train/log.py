@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 # bfloat16 products per second of one device, dense, as the makers state them. Source: their data sheets.
@@ -116,8 +116,10 @@ class RunLog:
 
     def _progress(self, step: int) -> str:
         def mean(name: str) -> float:
-            found = [line[name] for line in self._window if name in line]
-            return sum(found) / len(found) if found else float("nan")
+            return _mean(line[name] for line in self._window if name in line)
+
+        def rate(name: str) -> float:  # of the window, in which steps may differ much
+            return _mean(line[name] * line["seconds"] for line in self._window) / seconds
 
         seconds = mean("seconds")
         losses = [n for n in self._window[-1] if n.startswith("loss/")]
@@ -128,10 +130,10 @@ class RunLog:
             f"grad {mean('grad_norm'):.3g}",
             f"lr {self._window[-1]['rate']:.3g}",
             f"{seconds:.3g} s/step",
-            f"{mean('tokens_per_s'):,.0f} tokens/s",
+            f"{rate('tokens_per_s'):,.0f} tokens/s",
         ]
         if self._peak:
-            texts.append(f"MFU {mean('mfu'):.1%}")
+            texts.append(f"MFU {rate('mfu'):.1%}")
         texts.append(f"data wait {mean('data_wait_s') / seconds:.0%}")
         filled = [f"{n.removeprefix('fill/')} {mean(n):.0%}" for n in self._window[-1] if n.startswith("fill/")]
         if filled:
@@ -154,6 +156,12 @@ def keep_steps(path: pathlib.Path, last: int) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept), encoding="utf-8")
     os.replace(partial, path)
+
+
+def _mean(values: Iterable[float]) -> float:
+    """The mean; NaN if there are none."""
+    found = list(values)
+    return sum(found) / len(found) if found else float("nan")
 
 
 def _duration(seconds: float) -> str:

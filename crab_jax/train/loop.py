@@ -199,6 +199,7 @@ class _Loop:
             batch, flag = place_batch(drawn.batch, c.mesh), self._flag(stop.is_set())
             if compiled is None:
                 compiled = step(batch, flag)
+                began = time.monotonic()
             self._profile(number - first)
             self.state, metrics = compiled(self.state, self.frozen, batch, flag)
             if number - first >= WARM_UP and watch.here() > before:
@@ -206,8 +207,6 @@ class _Loop:
                     f"step {number + 1}: something was compiled after the warm-up; every batch must have the shape of "
                     "the first one"
                 )
-            if c.log.diagnose_every and (number + 1) % c.log.diagnose_every == 0:
-                self._diagnose(number + 1, batch, drawn.info, log)
             now = _Running(number + 1, metrics, drawn)
             # The next batch is drawn while the devices work; its place in the data is noted only with its own step.
             following = self._draw(number + 1) if number + 1 < c.total else None
@@ -216,14 +215,18 @@ class _Loop:
                 asked, began = self._finish(waiting, log, began)
             waiting, drawn = now, following
             due = c.save.every_steps and (number + 1) % c.save.every_steps == 0
+            diagnosed = c.log.diagnose_every and (number + 1) % c.log.diagnose_every == 0
             last = number + 1 == c.total or number + 1 == c.run.stop_after
-            if due or last or asked:
+            if due or last or asked or diagnosed:
                 more, began = self._finish(waiting, log, began)
                 asked, done = asked or more, waiting
                 waiting = None
-                self._save(saves, done)
-                saved = done.step
-                began = time.monotonic()
+                if diagnosed:
+                    self._diagnose(done.step, batch, done.drawn.info, log)
+                if due or last or asked:
+                    self._save(saves, done)
+                    saved = done.step
+                began = time.monotonic()  # neither belongs to the next step
                 if last or asked:
                     saves.wait()
                     finished = number + 1 == c.total
