@@ -14,6 +14,8 @@ from toy_run import ToyStream, ToySystem, settings, toy_params
 from crab_jax.train.checkpoint import named, read_trainables
 from crab_jax.train.loop import PREEMPTED, train
 
+pytestmark = pytest.mark.slow  # not settled yet: restoring onto other processes, see docs/training.md
+
 TOY = pathlib.Path(__file__).with_name("toy_run.py")
 STEPS = 6
 
