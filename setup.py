@@ -34,6 +34,7 @@ setup(
         "absl-py>=2",  # Grain's flags
         "protobuf>=5",
         "tensorflow-datasets>=4.9.10,<4.10",
+        "importlib_resources>=6",  # tensorflow-datasets needs it for builders inside packages and does not say so
         "tqdm>=4.66",
     ],
     extras_require={
