@@ -179,7 +179,7 @@ def _already(home: pathlib.Path, described: dict[str, Any]) -> Built | None:
             manifest = read_manifest(path.parent)
         except ShardError as error:
             raise BuildError(f"{error}; {advice}") from error
-        found = {k: list(manifest["splits"]) if k == "splits" else manifest.get(k) for k in described}
+        found = {k: manifest.get(k) for k in described}
         if found != described:
             differ = "; ".join(
                 f"{k} {found[k]} instead of {described[k]}" for k in described if found[k] != described[k]

@@ -29,7 +29,9 @@ MAY_IMPORT = {
     ],
     "crab_jax/sharding.py": [],
     # Training knows no Crab: it takes anything with the shape of its System.
-    "crab_jax/train": ["crab_jax.config", "crab_jax.params", "crab_jax.sharding", "crab_jax.groups"],
+    "crab_jax/train": [
+        "crab_jax.config", "crab_jax.params", "crab_jax.sharding", "crab_jax.groups", "crab_jax.plan.hardware",
+    ],
     "crab_jax/tasks": ["crab_jax.tokens"],
     "crab_jax/draw": ["data_pipelines.image"],
     "crab_jax/metrics": ["crab_jax.tasks"],

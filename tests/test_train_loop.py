@@ -198,6 +198,7 @@ def test_lines_of_a_run_that_was_cut_off(tmp_path):
 def test_peaks_are_of_the_longest_name():
     assert peak_flops("TPU v5 lite") == 197e12
     assert peak_flops("TPU v5") == 459e12
+    assert peak_flops("TPU7x") == 2307e12 / 2, "two devices share a chip"
     assert peak_flops("NVIDIA H200") == 989e12
     assert peak_flops("cpu") is None
 

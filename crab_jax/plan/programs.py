@@ -24,7 +24,7 @@ from crab_jax.recipe import Recipe
 from crab_jax.starting import model_config
 from crab_jax.system import CrabSystem, stored
 from crab_jax.train.optim import make_optimizer, rates
-from crab_jax.train.step import State, init_state, make_step
+from crab_jax.train.step import State, init_state, jit_step, make_step
 
 Struct = jax.ShapeDtypeStruct
 
@@ -89,15 +89,9 @@ def train_step(recipe: Recipe, mesh: Mesh) -> Program:
     )
     stop = Struct((mesh.size,), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
     step = make_step(system, optimizer, table, accumulation=recipe.run.accumulation)
-
-    def with_places(state: State, frozen: Any, batch: Any, stop: Any):
-        new, metrics = step(state, frozen, batch, stop)
-        return new, jax.lax.with_sharding_constraint(metrics, {n: rows if n == "bad" else whole for n in metrics})
-
     precision = None if recipe.run.matmul_precision == "default" else recipe.run.matmul_precision
     with jax.set_mesh(mesh), jax.default_matmul_precision(precision):
-        jitted = jax.jit(with_places, donate_argnums=0, out_shardings=(state_places, None))
-        traced = jitted.trace(state, frozen, batch, stop)
+        traced = jit_step(step, state_places, mesh).trace(state, frozen, batch, stop)
     positions = recipe.run.rows * recipe.data.layout.tokens
     return Program(
         name="train step",

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from crab_jax.plan.hardware import CHIPS
+
 # bfloat16 products per second of one device, dense, as the makers state them. Source: their data sheets.
 PEAK_FLOPS: Mapping[str, float] = {
-    "A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L4": 121e12,
-    "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5p": 459e12, "TPU v5": 459e12,
-    "TPU v6 lite": 918e12, "TPU v6e": 918e12, "TPU7x": 2307e12,
+    "A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L4": 121e12, "TPU v4": 275e12,
+    **{chip.kind: chip.flops / chip.devices for chip in CHIPS.values()},
+    **{f"TPU {name}": CHIPS[name].flops for name in ("v5e", "v6e")},
 }  # fmt: skip
 
 

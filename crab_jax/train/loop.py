@@ -24,7 +24,7 @@ from crab_jax.train.config import LogConfig, OptimConfig, RunConfig, SaveConfig
 from crab_jax.train.fingerprint import fingerprint
 from crab_jax.train.log import RunLog, peak_flops
 from crab_jax.train.optim import make_optimizer, rates
-from crab_jax.train.step import State, System, init_state, make_step
+from crab_jax.train.step import State, System, init_state, jit_step, make_step
 
 PREEMPTED = 75  # exit code (EX_TEMPFAIL) that says: start the same command again
 WARM_UP = 2  # steps of a process in which anything may be compiled
@@ -248,17 +248,8 @@ class _Loop:
         return _Drawn(batch, info, self.stream.get_state(), time.monotonic() - start)
 
     def _compile_for(self, batch: Any, flag: Any) -> Any:
-        mesh = self.settings.mesh
         step = make_step(self.system, self.optimizer, self.table, accumulation=self.settings.run.accumulation)
-        bad = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
-        where = replicated(mesh)
-
-        def with_places(state: State, frozen: Flat, batch: Any, flag: Any):
-            new, metrics = step(state, frozen, batch, flag)
-            places = {name: bad if name == "bad" else where for name in metrics}
-            return new, jax.lax.with_sharding_constraint(metrics, places)
-
-        jitted = jax.jit(with_places, donate_argnums=0, out_shardings=(self.state_places, None))
+        jitted = jit_step(step, self.state_places, self.settings.mesh)
         return jitted.lower(self.state, self.frozen, batch, flag).compile()
 
     def _flag(self, stop: bool) -> jax.Array:

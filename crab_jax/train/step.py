@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from crab_jax.params import Flat
-from crab_jax.sharding import BATCH, Axes
+from crab_jax.sharding import BATCH, Axes, by_rows, replicated
 from crab_jax.train.optim import rate_at
 
 Sums = Mapping[str, Any]
@@ -112,6 +112,23 @@ def make_step(
         return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, state), metrics
 
     return step
+
+
+def jit_step(step: Callable, places: State, mesh: jax.sharding.Mesh) -> Any:
+    """What a run compiles, and what a plan of it compiles: `step` jitted on a mesh, its state donated.
+
+    Args:
+        step: of `make_step`.
+        places: where the state lives, before and after.
+        mesh: of the run; `bad` stays split by rows, every other metric is everywhere.
+    """
+
+    def placed(state: State, frozen: Flat, batch: Any, stop: Any) -> tuple[State, dict[str, Any]]:
+        new, metrics = step(state, frozen, batch, stop)
+        where = {name: by_rows(mesh) if name == "bad" else replicated(mesh) for name in metrics}
+        return new, jax.lax.with_sharding_constraint(metrics, where)
+
+    return jax.jit(placed, donate_argnums=0, out_shardings=(places, None))
 
 
 def micro_batches(batch: Any, number: int) -> Any:
