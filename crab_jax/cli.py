@@ -9,6 +9,8 @@ import re
 import sys
 from collections.abc import Sequence
 
+from crab_jax import __version__
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `crab` command. Returns the exit code."""
@@ -21,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="crab", description="Hears and sees at once, and says what, when, where, and which pixels."
     )
+    parser.add_argument("--version", action="version", version=f"crab_jax {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, about, prepare in (
         ("infer", "answer questions about videos, sounds and images", _infer),

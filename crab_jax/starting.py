@@ -102,9 +102,9 @@ def starting_params(stage: Stage, config: CrabConfig, mesh: Mesh, *, frozen_dtyp
             "convert the file that has them, or name them in stage.fresh to start them at random"
         )
     if missing:
-        flat |= _random(config, sorted(missing), places, dtype, seed)
+        flat |= draw(config, sorted(missing), places, dtype, seed)
     if stage.seed_rows != "base":
-        flat = _with_seed_rows(flat, stage.seed_rows, places)
+        flat |= seed_rows(flat, stage.seed_rows, places)
     ordered = {path: flat[path] for path in shapes}
     return split(ordered, stage.train)
 
@@ -179,24 +179,35 @@ def newest_checkpoint(run: str | pathlib.Path) -> pathlib.Path:
     return max(steps, key=lambda p: int(p.name)).absolute()
 
 
-def _random(config: CrabConfig, paths: list[str], places: Any, dtype: Any, seed: int) -> Flat:
-    """Only these parameters of `model.init`; nothing else is computed."""
+def draw(config: CrabConfig, paths: list[str], places: Any, dtype: Mapping[str, Any], seed: int) -> Flat:
+    """Random starting values.
 
-    def draw(key: jax.Array) -> Flat:
+    Args:
+        config: all sizes.
+        paths: parameters that are wanted; nothing else is computed.
+        places: path → where it is to live.
+        dtype: path → in what.
+        seed: of `model.init`.
+    """
+
+    def chosen(key: jax.Array) -> Flat:
         flat = model.init(config, key)
         return {p: flat[p].astype(dtype[p]) for p in paths}
 
-    return jax.jit(draw, out_shardings={p: places[p] for p in paths})(jax.random.key(seed))
+    return jax.jit(chosen, out_shardings={p: places[p] for p in paths})(jax.random.key(seed))
 
 
-def _with_seed_rows(flat: Flat, choice: SeedRows, places: Any) -> Flat:
-    """The seed-42 draws over what is there.
+SEED_ROWS = ("llama/embed/embedding", "llama/head/kernel", *(f"mask_decoder/{path}" for path in PE_TENSORS))
+
+
+def seed_rows(flat: Flat, choice: SeedRows, places: Any) -> Flat:
+    """The parameters `SEED_ROWS` with the seed-42 draws over what is there; those that are not there are left out.
 
     Raises:
         CheckpointError: they have other sizes than the model.
     """
     known = candidates()
-    new = dict(flat)
+    new: Flat = {}
     for path, name, axis in (("llama/embed/embedding", "embed_tokens", 0), ("llama/head/kernel", "lm_head", 1)):
         (rows,) = (x for key, x in known.items() if key.startswith(f"{choice}.{name}."))
         if rows.shape != (ADDED_TOKENS, flat[path].shape[1 - axis]):
