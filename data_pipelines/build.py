@@ -20,6 +20,7 @@ from crab_jax.tasks import TaskSpec
 from crab_jax.tasks.clips import Clip, Reject
 from data_pipelines.clip_reader import How
 from data_pipelines.encoding import PictureFormat
+from data_pipelines.generated import mark_of
 from data_pipelines.records import MANIFEST, SCHEMA, ShardError, read_manifest
 from data_pipelines.shard_writer import write_lines, write_manifest
 from data_pipelines.stage import Done, Job, encode_all
@@ -365,7 +366,7 @@ def _publish(run: _Run, home: pathlib.Path, described: dict[str, Any]) -> None:
             files = [{"file": f, "records": n, "bytes": (folder / f).stat().st_size} for f, n in shards]
             splits[split] = {"counts": dataclasses.asdict(run.counts[split]), "shards": files}
         write_lines(folder / REJECTS, run.rejects())
-        write_manifest(folder, options=described, splits=splits)
+        write_manifest(folder, options=described | mark_of(run.how.root), splits=splits)
 
     shards = {}
     for split in run.counts:

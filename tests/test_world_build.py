@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from crab_jax import cli
+from data_pipelines.generated import mark_in, mark_of
 from data_pipelines.world import build, casting
 from data_pipelines.world.build import WorldError, read_ledger
 from data_pipelines.world.sprites import SpriteStore
@@ -202,3 +203,14 @@ def test_the_command_says_what_it_made(tmp_path, capsys):
     assert "pretrain-image  train 1" in capsys.readouterr().out
     (row,) = json.loads((tmp_path / "w/video-llava/train_json/llava_image_.json").read_text())
     assert (tmp_path / "w/video-llava" / row["image"]).exists()
+
+
+def test_shards_of_a_world_say_that_they_are_generated(tmp_path):
+    assert mark_of(tmp_path) == {}
+    (tmp_path / "bandstand").mkdir()
+    (tmp_path / "bandstand" / "world.json").write_text('{"version": 1, "seed": 7, "size": [8, 8]}')
+    marked = mark_of(tmp_path)
+    assert mark_in(marked) == {"world": "bandstand", "version": 1, "seed": 7}
+    (tmp_path / "bandstand" / "world.json").write_text("{")
+    assert mark_of(tmp_path) == {"generated": {"world": "bandstand"}}
+    assert mark_in({"generated": "yes"}) is None
