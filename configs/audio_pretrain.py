@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name="audio_pretrain",
         train=("al_projector/.*", *(("llama/head/.*",) if a.head == "trained" else ())),
         tasks=("pretrain-audio",),
-        layout=dict(tokens=2048, frames=0, windows=56, patch_rows=6, masks=0),
+        layout=dict(tokens=2304, frames=0, windows=60, patch_rows=6, masks=0),
         single=dict(tokens=1024, frames=0, windows=16, patch_rows=6, masks=0),
         examples=32,
         rows=8,

@@ -13,9 +13,9 @@ def get_config(arg: str = "") -> ConfigDict:
         name="finetune",
         train=(*common.PROJECTORS, *common.LORA),
         tasks=tuple(TASKS),
-        layout=dict(tokens=2048, frames=24, windows=24, patch_rows=12, masks=8),
+        layout=dict(tokens=2304, frames=30, windows=52, patch_rows=12, masks=12),
         single=dict(tokens=1024, frames=10, windows=10, patch_rows=12, masks=1),
         examples=256,
-        rows=96,
+        rows=64,
         epochs=5.0,
     )

@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name="finetune_avs",
         train=(*common.MASKS, *common.VOCABULARY),
         tasks=("ms3", "s4", "ref-avs"),
-        layout=dict(tokens=2048, frames=12, windows=48, patch_rows=6, masks=12),
+        layout=dict(tokens=2304, frames=10, windows=52, patch_rows=6, masks=10),
         single=dict(tokens=768, frames=10, windows=10, patch_rows=6, masks=1),
         examples=256,
         rows=48,

@@ -16,10 +16,10 @@ def get_config(arg: str = "") -> ConfigDict:
         name="seg_pretrain",
         train=common.MASKS,
         tasks=("pretrain-seg",),
-        layout=dict(tokens=2048, frames=12, windows=0, patch_rows=6, masks=12),
+        layout=dict(tokens=2304, frames=20, windows=0, patch_rows=6, masks=20),
         single=dict(tokens=512, frames=1, windows=0, patch_rows=6, masks=1),
         examples=64,
-        rows=8,
+        rows=4,
         epochs=5.0,
         loss=dict(heads=("binary",)),
     )

@@ -20,9 +20,9 @@ def get_config(arg: str = "") -> ConfigDict:
         name="visual_pretrain",
         train=("vl_projector/.*", *(("llama/head/.*",) if a.head == "trained" else ())),
         tasks=("pretrain-image", "pretrain-video"),
-        layout=dict(tokens=2048, frames=48, windows=0, patch_rows=6, masks=0),
+        layout=dict(tokens=2304, frames=56, windows=0, patch_rows=6, masks=0),
         single=dict(tokens=1024, frames=8, windows=0, patch_rows=6, masks=0),
         examples=64,
-        rows=16,
+        rows=8,
         epochs=1.0,
     )
