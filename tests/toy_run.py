@@ -128,6 +128,7 @@ def main() -> int:
     parser.add_argument("--coordinator", default="")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--process", type=int, default=0)
+    parser.add_argument("--silent", type=int, default=60, help="after so many seconds a process is taken for lost")
     args = parser.parse_args()
     sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
     import jax
@@ -136,8 +137,9 @@ def main() -> int:
     jax.config.update("jax_num_cpu_devices", args.devices)
     if args.coordinator:
         jax.distributed.initialize(
-            args.coordinator, args.processes, args.process, initialization_timeout=60, heartbeat_timeout_seconds=30
-        )
+            args.coordinator, args.processes, args.process, initialization_timeout=120,
+            heartbeat_timeout_seconds=args.silent, shutdown_timeout_seconds=args.silent,
+        )  # fmt: skip
     from crab_jax.sharding import make_mesh, rows_here
     from crab_jax.train.loop import PREEMPTED, train
 
