@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import itertools
 import json
 import math
@@ -21,11 +20,13 @@ from crab_jax.tasks.clips import Clip, Reject
 from data_pipelines.clip_reader import How
 from data_pipelines.encoding import PictureFormat
 from data_pipelines.generated import mark_of
-from data_pipelines.records import MANIFEST, SCHEMA, ShardError, read_manifest
+from data_pipelines.lock import alone
+from data_pipelines.records import MANIFEST, SCHEMA, ShardError, missing_splits, read_manifest
 from data_pipelines.shard_writer import write_lines, write_manifest
 from data_pipelines.stage import Done, Job, encode_all
 
 REJECTS = "rejects.jsonl"
+EMPTY = "nothing: the annotations name no example that can be used"
 
 _MOST_SHARDS = 512  # per split: as many files are open while shuffled records are read
 _FEWEST_CLIPS = 32  # per shard, unless there are no more
@@ -100,11 +101,13 @@ class Built:
     Attributes:
         folder: of the data set.
         counts: of each split.
+        empty: splits that were asked for and of which the annotations name nothing usable.
         was_there: whether nothing had to be done.
     """
 
     folder: pathlib.Path
     counts: dict[str, Count]
+    empty: tuple[str, ...]
     was_there: bool
 
 
@@ -153,7 +156,7 @@ def build(
         run.encode()
         _publish(run, home, described)
         shutil.rmtree(stage)
-    return Built(home / SCHEMA, counts, was_there=False)
+    return Built(home / SCHEMA, counts, tuple(run.empty), was_there=False)
 
 
 def _describe(spec: TaskSpec, options: Options) -> dict[str, Any]:
@@ -187,7 +190,7 @@ def _already(home: pathlib.Path, described: dict[str, Any]) -> Built | None:
             )
             raise BuildError(f"{path.parent}: a complete data set is there, with {differ}; {advice}")
         counts = {split: Count(**value["counts"]) for split, value in manifest["splits"].items()}
-        return Built(path.parent, counts, was_there=True)
+        return Built(path.parent, counts, tuple(missing_splits(manifest)), was_there=True)
     return None
 
 
@@ -199,11 +202,8 @@ def _alone(stage: pathlib.Path) -> Iterator[None]:
         BuildError: another build is running there.
     """
     stage.mkdir(parents=True, exist_ok=True)
-    with (stage / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BuildError(f"{stage}: another build is running here; wait for it or choose another --out") from error
+    busy = BuildError(f"{stage}: another build is running here; wait for it or choose another --out")
+    with alone(stage / "lock", busy):
         yield
 
 
@@ -239,6 +239,7 @@ class _Run:
         spec, how, stage, options, counts, progress: as in `build`.
         records: split → number of a finished shard → its records.
         examples: that the annotations name, usable or not; known after the first reading.
+        empty: splits without a usable annotation.
     """
 
     spec: TaskSpec
@@ -249,6 +250,7 @@ class _Run:
     progress: Progress
     records: dict[str, dict[int, int]] = dataclasses.field(default_factory=lambda: collections.defaultdict(dict))
     examples: int = 0
+    empty: dict[str, Count] = dataclasses.field(default_factory=dict)
 
     def encode(self) -> None:
         """Encodes everything that is not encoded yet."""
@@ -276,7 +278,7 @@ class _Run:
         return [self.stage / f"{split}-{number:05d}.{ending}" for number in sorted(self.records[split])]
 
     def _survey(self) -> None:
-        """Counts what the annotations name. A split of which they name nothing is left out, unless it was asked for."""
+        """Counts what the annotations name. A split of which they name nothing is set apart, unless it was chosen."""
         pictures = 0
         for split, count in self.counts.items():
             with (self.stage / f"annotations-{split}.jsonl").open("w", encoding="utf-8") as file:
@@ -294,8 +296,7 @@ class _Run:
         kept = [split for split in self.counts if split not in empty]
         if empty and (self.options.splits or not kept):
             raise BuildError(self._nothing(empty[0]))
-        for split in empty:
-            del self.counts[split]
+        self.empty = {split: self.counts.pop(split) for split in empty}
         least = pictures * self.how.size**2 * _FEWEST_BYTES[self.how.pictures]
         self._check_room(least, "at least ")
         self._check_rejects()
@@ -311,7 +312,7 @@ class _Run:
 
     def rejects(self) -> Iterator[dict[str, Any]]:
         """Lines of the rejects file, in the order of the annotations."""
-        for split in self.counts:
+        for split in (*self.counts, *self.empty):
             with (self.stage / f"annotations-{split}.jsonl").open(encoding="utf-8") as lines:
                 yield from map(json.loads, lines)
             for path in self.files(split, "done.json"):
@@ -320,7 +321,8 @@ class _Run:
                     yield {"split": split, **line, "examples": loss["asks"]}
 
     def _check_rejects(self) -> None:
-        unusable = sum(count.annotations + count.media for count in self.counts.values())
+        counts = (*self.counts.values(), *self.empty.values())
+        unusable = sum(count.annotations + count.media for count in counts)
         if unusable > math.ceil(self.options.max_rejects * self.examples):
             where = self.stage / REJECTS
             write_lines(where, self.rejects())

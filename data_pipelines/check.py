@@ -12,10 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from crab_jax.batch import FeatureSizes
 from crab_jax.tasks import ALL, AudioVisualEvents, Caption, Choice, Events, Row, TaskSpec, Wording
 from crab_jax.tokens import Tokenizer
-from data_pipelines.build import REJECTS
+from data_pipelines.build import EMPTY, REJECTS
 from data_pipelines.encoding import RATE
 from data_pipelines.examples import Stored, measure
-from data_pipelines.records import MANIFEST, SCHEMA, CorruptRecord, Entry, Record, ShardError, Shards, read_manifest
+from data_pipelines.records import (
+    MANIFEST,
+    SCHEMA,
+    CorruptRecord,
+    Entry,
+    Record,
+    ShardError,
+    Shards,
+    missing_splits,
+    read_manifest,
+)
 
 # Of the published model; a model of other sizes counts its media otherwise.
 SIZES = FeatureSizes(image_size=224, frame_tokens=32, window_tokens=32, patch=16)
@@ -84,22 +94,31 @@ class Summary:
     lost: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
 
-def find(folder: pathlib.Path) -> list[tuple[TaskSpec, pathlib.Path]]:
+def find(folder: pathlib.Path) -> list[pathlib.Path]:
     """The data sets in a folder: what was `--out`, a task's folder, or the data set itself.
 
     Raises:
         ShardError: there are none.
     """
     places = [folder, folder / SCHEMA, *(folder / task / SCHEMA for task in ALL)]
-    found = [(read_manifest(place).get("task"), place) for place in places if (place / MANIFEST).is_file()]
+    found = [place for place in places if (place / MANIFEST).is_file()]
     if not found:
         others = sorted(str(path.parent.relative_to(folder)) for path in folder.glob(f"**/{MANIFEST}"))
         what = f"found {', '.join(others)}" if others else "found none"
         raise ShardError(f"{folder}: expected data sets of schema {SCHEMA}, {what}; `crab data build` makes them")
-    unknown = [str(task) for task, _ in found if task not in ALL]
-    if unknown:
-        raise ShardError(f"{folder}: expected tasks out of {', '.join(ALL)}, found {', '.join(unknown)}")
-    return [(ALL[task], place) for task, place in found]
+    return found
+
+
+def spec_of(folder: pathlib.Path) -> TaskSpec:
+    """The task of a data set.
+
+    Raises:
+        ShardError: its description cannot be read, or is of a task that is none.
+    """
+    task = read_manifest(folder).get("task")
+    if not isinstance(task, str) or task not in ALL:
+        raise ShardError(f"{folder / MANIFEST}: expected a task out of {', '.join(ALL)}, found {task!r:.60}")
+    return ALL[task]
 
 
 def summarise(spec: TaskSpec, folder: pathlib.Path, *, tokenizer: Tokenizer) -> Iterator[Summary]:
@@ -111,7 +130,8 @@ def summarise(spec: TaskSpec, folder: pathlib.Path, *, tokenizer: Tokenizer) -> 
     manifest = read_manifest(folder)
     for split, described in manifest["splits"].items():
         shards = Shards(folder, task=spec.name, split=split, manifest=manifest)
-        summary = Summary(shards, described.get("counts", {}))
+        counts = described.get("counts")
+        summary = Summary(shards, counts if isinstance(counts, dict) else {})
         total = sum(len(entry.asks) for entry in shards.index())
         step, number = -(-total // _MOST_MEASURED) or 1, 0
         for entry in shards.index():
@@ -269,10 +289,11 @@ def report(
     counter = Tokenizer.tiny() if tokenizer is None else Tokenizer.load(tokenizer, base_vocabulary=None)
     shown: list[tuple[TaskSpec, list[Summary]]] = []
     corrupt, broken = 0, []
-    for spec, place in find(folder):
-        say(f"{spec.name}: {spec.about}  ({place})\n")
+    for place in find(folder):
         summaries = []
         try:
+            spec = spec_of(place)
+            say(f"{spec.name}: {spec.about}  ({place})\n")
             for summary in summarise(spec, place, tokenizer=counter):
                 say(f"  {summary.shards.split}\n")
                 for name, value in table(summary):
@@ -281,6 +302,8 @@ def report(
                 _say_most(say, "losses", summary.lost)
                 corrupt += len(summary.corrupt)
                 summaries.append(summary)
+            for split in missing_splits(read_manifest(place)):
+                say(f"  {split}\n    {EMPTY}\n")
         except ShardError as error:
             broken.append(str(error))
         if summaries:

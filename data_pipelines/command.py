@@ -108,13 +108,14 @@ def _build(args: argparse.Namespace) -> int:
             failed.append(task)
             continue
         bar.close()
-        sys.stdout.write(_told(task, built))
+        sys.stdout.write(told(task, built))
     if failed and len(tasks) > 1:
         sys.stderr.write(f"not built: {', '.join(failed)}\n")
     return 1 if failed else 0
 
 
-def _told(task: str, built: build.Built) -> str:
+def told(task: str, built: build.Built) -> str:
+    """What was built, for people: a line for the data set and one per split."""
     lines = [f"{task}: {'complete already, left as it is: ' if built.was_there else ''}{built.folder}"]
     for split, count in built.counts.items():
         line = f"{count.examples} examples about {count.records} of {count.clips} clips, {count.size / 2**20:.1f} MiB"
@@ -125,6 +126,7 @@ def _told(task: str, built: build.Built) -> str:
         }
         said = ", ".join(f"{number} {what}" for what, number in lost.items() if number)
         lines.append(f"  {split:<7} {line}" + (f"; {said}" if said else ""))
+    lines += [f"  {split:<7} {build.EMPTY}" for split in built.empty]
     if any(c.annotations + c.missing + c.media for c in built.counts.values()):
         lines.append(f"  {built.folder / build.REJECTS} lists what could not be used")
     return "\n".join(lines) + "\n"

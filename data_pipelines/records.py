@@ -260,6 +260,12 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     return manifest
 
 
+def missing_splits(manifest: Mapping[str, Any]) -> list[str]:
+    """Splits that `crab data build` was asked for and of which there was nothing."""
+    asked = manifest.get("asked")
+    return [s for s in asked if s not in manifest["splits"]] if isinstance(asked, list) else []
+
+
 def open_shards(folder: str | pathlib.Path, task: str, split: str) -> Shards:
     """Opens one split of a data set.
 

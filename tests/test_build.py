@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from crab_jax.tasks import ALL, Row
 from crab_jax.tasks.clips import Ask, Clip, Reject
 from data_pipelines import build as building
 from data_pipelines.build import BuildError, Options, build
+from data_pipelines.command import told
 from data_pipelines.decode import PALETTE, read_audio, read_image, read_mask, read_semantic_mask, read_video
 from data_pipelines.encoding import PictureFormat
 from data_pipelines.records import SCHEMA, open_shards
@@ -368,13 +370,18 @@ def test_media_that_are_all_missing(tmp_path):
 
 
 def test_a_split_that_is_empty_is_left_out_unless_asked_for(media, tmp_path):
+    rejected = Reject(task="ave", split="val", id="x", source=f"{media}/a.json, entry 3", reason="expected a dict")
+
     def clips(root, split):
-        return iter(()) if split == "val" else ave_clips(1)(root, split)
+        return iter([rejected]) if split == "val" else ave_clips(1)(root, split)
 
     spec = spec_of("ave", clips, splits=("val", "train"))
     for again in (False, True):
         built = build(spec, root=media, out=tmp_path, options=EXACT)
-        assert (list(built.counts), built.was_there) == (["train"], again)
+        assert (list(built.counts), built.empty, built.was_there) == (["train"], ("val",), again)
+        assert re.search(r"\n  val +nothing: the annotations name no example", told("ave", built))
+    (line,) = rejects(built.folder)
+    assert (line["split"], line["reason"]) == ("val", "expected a dict")
     asked = dataclasses.replace(EXACT, splits=("val",))
     with pytest.raises(BuildError, match="ave/val: expected usable examples"):
         build(spec, root=media, out=tmp_path / "other", options=asked)

@@ -97,6 +97,32 @@ def test_a_broken_data_set_hides_no_other(everything, capsys):
     assert "A dog barks." in page.read_text()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"schema": "1.0', r"avqa.1\.0\.0.shards\.json: expected a description of shards, found JSONDecodeError"),
+        ('{"schema": "1.0.0", "task": "karaoke", "splits": {}}', "expected a task out of avqa, .*found 'karaoke'"),
+        ('{"schema": "1.0.0", "task": ["avqa"], "splits": {}}', r"expected a task out of .*found \['avqa'\]"),
+        ('{"schema": "1.0.0", "task": "avqa", "size": 16, "splits": {"train": []}}', "train: expected a description"),
+        ("[]", "expected a description of shards"),
+    ],
+)
+def test_a_damaged_description_hides_no_other_data_set(everything, capsys, text, message):
+    (everything / "avqa" / SCHEMA / "shards.json").write_text(text)
+    assert cli.main(["data", "check", str(everything)]) == 1
+    said = capsys.readouterr()
+    assert re.search(message, said.err)
+    assert re.findall("^[a-z0-9-]+(?=: )", said.out, re.MULTILINE)[-3:] == ["arig", "pretrain-image", "pretrain-audio"]
+    assert said.out.count("examples  1") == 7
+
+
+def test_a_split_of_which_there_was_nothing_is_told(everything, capsys):
+    manifest = everything / "ave" / SCHEMA / "shards.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"asked": ["train", "test"]}))
+    assert cli.main(["data", "check", str(everything / "ave")]) == 0
+    assert "  test\n    nothing: the annotations name no example" in capsys.readouterr().out
+
+
 def test_finds_data_sets_where_they_are(everything, tmp_path_factory, capsys):
     for place in (everything, everything / "ave", everything / "ave" / SCHEMA):
         assert cli.main(["data", "check", str(place)]) == 0

@@ -289,10 +289,21 @@ def test_a_damaged_state_is_refused(shards):
         assert state["cursor"][1] > 0
         for change in (
             {"batch": 2.5}, {"batch": True}, {"batch": 10**30}, {"batch": 0}, {"cursor": [-3, 0]}, {"cursor": [0, -7]},
-            {"cursor": [0, 99]}, {"cursor": [0]}, {"cursor": 3}, {"cursor": ["0", 0]},
+            {"cursor": [0, 99]}, {"cursor": [0]}, {"cursor": 3}, {"cursor": ["0", 0]}, {"version": 1}, {"version": 3},
         ):  # fmt: skip
             with pytest.raises(StateError, match="expected the state of a data stream"):
                 stream.set_state(state | change)
+        block, row = state["cursor"]
+        for change in (  # each could be the state of this stream at some other moment
+            {"cursor": [block, row + 1]}, {"cursor": [block + 1, row]}, {"batch": 2}, {"skipped": {"ave": "gone"}},
+        ):  # fmt: skip
+            with pytest.raises(StateError, match=r"changed after it was taken: checksum '[0-9a-f]+' instead of"):
+                stream.set_state(state | change)
+        del state["checksum"]
+        with pytest.raises(StateError, match="checksum None instead of"):
+            stream.set_state(state)
+        with pytest.raises(StateError, match="found version 1, of another version of the program"):
+            stream.set_state(state | {"version": 1})
         assert next(stream)[1].number == 3  # it goes on as if nothing had been asked
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from crab_jax import cli
 from data_pipelines.generated import mark_in, mark_of
+from data_pipelines.lock import alone
 from data_pipelines.world import build, casting
 from data_pipelines.world.build import WorldError, read_ledger
 from data_pipelines.world.sprites import SpriteStore
@@ -127,6 +128,20 @@ def test_another_world_in_the_same_folder_is_refused(tmp_path):
     (tmp_path / "w" / build.NOTES / "world.json").write_text("{")
     with pytest.raises(WorldError, match="no valid JSON"):
         build.build(tmp_path / "w", seed=1, **small)
+
+
+def test_a_world_is_rendered_by_one_command_at_a_time(tmp_path, capsys):
+    """Of other tasks of the same world, another one may run."""
+    out = tmp_path / "w"
+    args = ["world", "--out", str(out), "--clips", "1", "--size", "64x48", "--jobs", "1", "--tasks"]
+    (out / build.NOTES).mkdir(parents=True)
+    (out / build.NOTES / "world.json").write_text('{"version": 1, "seed": 0, "size": [64, 48], "fps": 4}')
+    with alone(out / build.NOTES / "pretrain-seg.lock", ValueError("nobody else runs here")):
+        assert cli.main([*args, "pretrain-seg", "pretrain-image"]) == 2
+        assert "another `crab world` is rendering pretrain-seg here" in capsys.readouterr().err
+        assert not list(out.rglob("*.jsonl"))
+        assert cli.main([*args, "pretrain-image"]) == 0
+    assert cli.main([*args, "pretrain-seg"]) == 0
 
 
 def test_damaged_notes_are_named(tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -24,7 +25,7 @@ from data_pipelines.stream.packing import Plan
 from data_pipelines.stream.rows import Info, RowReader, Skipped
 from data_pipelines.stream.tables import LeftOut, Source, StreamError, default_cache, read_table, tokenizer_digest
 
-_STATE = 1  # version of saved states
+_STATE = 2  # version of saved states; the first had no checksum
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -152,7 +153,6 @@ class Stream(Iterator[tuple[Batch, Info]]):
             block=settings.block,
         )
         self.units = mixture.units
-        self._most_rows = settings.block + len(sources)  # in a block; shares of the sources are rounded one by one
         size = np.concatenate([table.size for table in tables])
         plan = Plan(mixture, size, layout=layout, packed=settings.packed, seed=settings.seed)
         self._reader = RowReader(
@@ -214,28 +214,40 @@ class Stream(Iterator[tuple[Batch, Info]]):
 
     def get_state(self) -> dict[str, Any]:
         """What `set_state` needs to go on with the batch that comes next; plain JSON types."""
-        return {
+        state = {
             "version": _STATE,
             "batch": self._next,
             "cursor": list(self._cursor),  # only saves planning what lies before
             "skipped": dict(self.skipped),
             "stream": dict(self._fingerprint),
         }
+        return state | {"checksum": _checksum(state)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes on where a state was taken, perhaps with another number of processes or workers.
 
         Raises:
-            StateError: no state, or one of other settings, shards, sizes or tokenizer; names what differs.
+            StateError: no state, a damaged one, or one of other settings, shards, sizes or tokenizer; names what
+                differs.
         """
+        expected = f"expected the state of a data stream, version {_STATE}"
+        if isinstance(state, Mapping) and "stream" in state and state.get("version") != _STATE:
+            raise StateError(
+                f"{expected}, found version {state.get('version')}, of another version of the program; finish with "
+                "that one, or begin the stream anew"
+            )
         try:
             version, number, (block, row) = state["version"], state["batch"], state["cursor"]
             skipped, theirs = dict(state["skipped"]), dict(state["stream"])
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"expected the state of a data stream, found {type(error).__name__}: {error}") from error
         if version != _STATE or not all(type(x) is int and x >= 0 for x in (number, block, row)):
-            found = f"version {version}, batch {number}, cursor {block}, {row}"
-            raise StateError(f"expected the state of a data stream, version {_STATE}, found {found}")
+            raise StateError(f"{expected}, found version {version}, batch {number}, cursor {block}, {row}")
+        if state.get("checksum") != (checksum := _checksum(state)):
+            raise StateError(
+                f"{expected}, found one that was changed after it was taken: checksum {state.get('checksum')!r:.80} "
+                f"instead of {checksum}; go on from an older state"
+            )
         ours = self._fingerprint
         differences = [
             f"{key}: {theirs.get(key, 'nothing')} in the state, {ours.get(key, 'nothing')} here"
@@ -244,10 +256,6 @@ class Stream(Iterator[tuple[Batch, Info]]):
         ]
         if differences:
             raise StateError("the state belongs to another stream:\n  " + "\n  ".join(differences))
-        # The block of the cursor must hold the last batch, or every block up to it would be planned, however many.
-        if not 0 <= max(number - 1, 0) * self._reader.rows - row < self._most_rows:
-            found = f"row {row} for batch {number}"
-            raise StateError(f"expected the state of a data stream, found a cursor that does not fit: {found}")
         self.close()
         self._next, self._cursor, self.skipped = number, (block, row), skipped
         self._reader.plan.start_from(block, row)
@@ -315,6 +323,12 @@ def _fingerprint(settings: StreamSettings, tokenizer: Tokenizer, sizes: FeatureS
     told["weights"] = None if weights is None else dict(sorted(weights.items()))
     told |= layout | dataclasses.asdict(sizes) | {"tokenizer": tokenizer_digest(tokenizer)}
     return json.loads(json.dumps(told))
+
+
+def _checksum(state: Mapping[str, Any]) -> str:
+    """Of everything in a state but the checksum itself, whatever the order."""
+    told = {key: value for key, value in state.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @contextlib.contextmanager

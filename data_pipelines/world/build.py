@@ -19,6 +19,7 @@ from typing import Any
 
 import tqdm
 
+from data_pipelines.lock import alone
 from data_pipelines.worker import belong_to_parent
 from data_pipelines.world.layouts import DATA_SETS, write_text
 from data_pipelines.world.orders import Order, Studio
@@ -68,32 +69,37 @@ def build(
         Clips per task and split.
 
     Raises:
-        WorldError: the folder holds a world of other settings, its notes are damaged, or a process was killed.
+        WorldError: the folder holds a world of other settings, its notes are damaged, another process renders one of
+            these tasks there, or a process was killed.
     """
     settings = {"version": VERSION, "seed": seed, "size": list(size), "fps": fps}
     _check_settings(out, settings)
     counts = {
         t: {s: clips if s == "train" else held_out(clips, share, least) for s in DATA_SETS[t].splits} for t in tasks
     }
-    pending = [
-        Order(out, task, split, index, seed, size, fps)
-        for task, splits in counts.items()
-        for split, count in splits.items()
-        for index in sorted(set(range(count)) - {entry["index"] for entry in read_ledger(out, task, split)})
-    ]
-    total = sum(sum(splits.values()) for splits in counts.values())
-    with tqdm.tqdm(total=total, initial=total - len(pending), unit="clip", disable=quiet) as bar:
-        for order, entry in _made(pending, jobs):
-            bar.set_postfix_str(f"{order.task} {order.split}", refresh=False)
-            with _ledger(out, order.task, order.split).open("a", encoding="utf-8") as ledger:
-                ledger.write(json.dumps({"index": order.index, **entry}, ensure_ascii=False) + "\n")
-            bar.update()
-    for task, splits in counts.items():
-        entries = {
-            split: sorted((e for e in read_ledger(out, task, split) if e["index"] < n), key=lambda e: e["index"])
-            for split, n in splits.items()
-        }
-        DATA_SETS[task].annotate(out, entries)
+    with contextlib.ExitStack() as held:
+        for task in tasks:  # other tasks may be rendered into the same world meanwhile
+            busy = f"{out}: another `crab world` is rendering {task} here; wait for it or choose another --out"
+            held.enter_context(alone(out / NOTES / f"{task}.lock", WorldError(busy)))
+        pending = [
+            Order(out, task, split, index, seed, size, fps)
+            for task, splits in counts.items()
+            for split, count in splits.items()
+            for index in sorted(set(range(count)) - {entry["index"] for entry in read_ledger(out, task, split)})
+        ]
+        total = sum(sum(splits.values()) for splits in counts.values())
+        with tqdm.tqdm(total=total, initial=total - len(pending), unit="clip", disable=quiet) as bar:
+            for order, entry in _made(pending, jobs):
+                bar.set_postfix_str(f"{order.task} {order.split}", refresh=False)
+                with _ledger(out, order.task, order.split).open("a", encoding="utf-8") as ledger:
+                    ledger.write(json.dumps({"index": order.index, **entry}, ensure_ascii=False) + "\n")
+                bar.update()
+        for task, splits in counts.items():
+            entries = {
+                split: sorted((e for e in read_ledger(out, task, split) if e["index"] < n), key=lambda e: e["index"])
+                for split, n in splits.items()
+            }
+            DATA_SETS[task].annotate(out, entries)
     return counts
 
 
