@@ -5,17 +5,12 @@ One HTML file with everything in it, for any browser, wide or narrow, light or d
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import json
 import pathlib
-import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 
 import numpy as np
-import soundfile
 from PIL import Image
 
 from crab_jax.draw.marks import mark_box, mark_classes, mark_mask, read_box
@@ -25,6 +20,7 @@ from crab_jax.tasks.answers import BOX_GRID
 from crab_jax.tasks.clips import Ask
 from crab_jax.tasks.vocabulary import AVSS_CLASSES
 from data_pipelines.check import Summary, most_common, table
+from data_pipelines.display import jpeg, outline, playable, shaped, tagged, text
 from data_pipelines.encoding import RATE
 from data_pipelines.examples import heard
 from data_pipelines.image import PALETTE
@@ -55,7 +51,7 @@ def write_sheet(path: pathlib.Path, shown: Shown, *, items: int) -> None:
         )
         file.write(" ".join(f'<a href="#{spec.name}">{spec.name}</a>' for spec, _ in shown) + "</nav>\n<main>\n")
         for spec, summaries in shown:
-            file.write(f'<section id="{spec.name}"><h1>{spec.name} <small>{_text(spec.about)}</small></h1>\n')
+            file.write(f'<section id="{spec.name}"><h1>{spec.name} <small>{text(spec.about)}</small></h1>\n')
             for summary in summaries:
                 file.write(f"<h2>{summary.shards.split}</h2>\n{_numbers(summary)}")
                 file.write('<div class="cards">\n')
@@ -64,10 +60,6 @@ def write_sheet(path: pathlib.Path, shown: Shown, *, items: int) -> None:
                 file.write("</div>\n")
             file.write("</section>\n")
         file.write("</main></body></html>\n")
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
 
 
 def _choose(summary: Summary, items: int) -> list[tuple[int, int]]:
@@ -81,7 +73,7 @@ def _choose(summary: Summary, items: int) -> list[tuple[int, int]]:
 
 
 def _numbers(summary: Summary) -> str:
-    rows = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in table(summary))
+    rows = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in table(summary))
     return f'<div class="numbers"><dl>{rows}</dl>{_bars("answers", summary)}</div>\n'
 
 
@@ -93,7 +85,7 @@ def _bars(name: str, summary: Summary) -> str:
     shown = most_common(counts, _BARS)
     largest = shown[0][1]
     lines = "".join(
-        f'<li><span>{_text(label)}</span><i style="--share:{n / largest:.3f}"></i><b>{n}</b></li>' for label, n in shown
+        f'<li><span>{text(label)}</span><i style="--share:{n / largest:.3f}"></i><b>{n}</b></li>' for label, n in shown
     )
     rest = len(counts) - len(shown)
     more = f"<li><span>and {rest} more</span></li>" if rest else ""
@@ -109,10 +101,10 @@ def _example(spec: TaskSpec, summary: Summary, index: int, pick: int) -> str:
         ask = record.asks[pick % len(record.asks)]
         body = "".join(_body(spec, record, ask))
     except ValueError as error:  # a CorruptRecord, or media that no wording of the task can use
-        return f'<article><p class="bad">{_text(error)}</p></article>\n'
+        return f'<article><p class="bad">{text(error)}</p></article>\n'
     more = f" · one of {len(record.asks)} about this clip" if len(record.asks) > 1 else ""
     wide = "" if "<figure>" in body else ' class="wide"'
-    return f"<article{wide}><h3>{_text(ask.id)}<small>{more}</small></h3>{body}</article>\n"
+    return f"<article{wide}><h3>{text(ask.id)}<small>{more}</small></h3>{body}</article>\n"
 
 
 def _body(spec: TaskSpec, record: Record, ask: Ask) -> Iterator[str]:
@@ -125,26 +117,20 @@ def _body(spec: TaskSpec, record: Record, ask: Ask) -> Iterator[str]:
             yield _wave(wave, windows)
         yield f"{_lanes(ask.row, media.seconds)}</div></div>"
         if len(wave):
-            yield f'<audio controls preload="none" src="{_sound(wave)}"></audio>'
+            yield f'<audio controls preload="none" src="{playable(wave)}"></audio>'
     if (still := ask.picture if ask.picture is not None else 0 if len(record.frames) == 1 else None) is not None:
         yield "".join(_still(spec, record, ask, still))
     yield '<div class="texts">'
     for name, make in (("prompt", spec.prompt), ("target", spec.target)):
         try:
-            said = _tagged(make(ask.row))
+            said = tagged(make(ask.row))
         except ValueError as error:  # test sets need not have what a training target needs
-            said = f'<span class="bad">{_text(error)}</span>'
+            said = f'<span class="bad">{text(error)}</span>'
         yield f'<div class="said {name}"><h4>{name}</h4><p>{said}</p></div>'
     yield "</div>"
     about = {"clip": record.clip_id, "annotation": dict(ask.raw), "provenance": dict(record.provenance)}
     lines = json.dumps(about, indent=1, ensure_ascii=False)
-    yield f"<details><summary>where it comes from</summary><pre>{_text(lines)}</pre></details>"
-
-
-def _tagged(text: str) -> str:
-    """Tags stand out from the words."""
-    shown = re.sub(r"&lt;/?\w+&gt;", lambda match: f"<code>{match[0]}</code>", _text(text))
-    return shown.replace("\n", "<br>")
+    yield f"<details><summary>where it comes from</summary><pre>{text(lines)}</pre></details>"
 
 
 def _strip(record: Record, ask: Ask) -> str:
@@ -156,28 +142,23 @@ def _strip(record: Record, ask: Ask) -> str:
     cells = []
     for k in chosen:
         mark = ' class="asked"' if k == ask.picture else ""
-        cells.append(f'<img{mark} alt="picture {k}" src="{_jpeg(_shaped(record, k, _THUMB))}">')
+        cells.append(f'<img{mark} alt="picture {k}" src="{jpeg(shaped(record, k, _THUMB))}">')
     return f'<div class="strip" style="grid-template-columns:repeat({count},1fr)">{"".join(cells)}</div>'
 
 
 def _wave(wave: np.ndarray, windows: Sequence[tuple[int, int]]) -> str:
     """The wave, its loudest moment as high as the drawing; what the model hears is shaded."""
-    peak = max(float(np.abs(wave).max()), 1e-9)
     columns = min(_COLUMNS, len(wave))
-    starts = np.arange(columns) * len(wave) // columns
-    middle = _HEIGHT / 2
-    tops = middle - np.maximum.reduceat(wave, starts) / peak * (middle - 1)
-    bottoms = middle - np.minimum.reduceat(wave, starts) / peak * (middle - 1)
-    points = [f"{x} {y:.0f}" for x, y in enumerate(tops)] + [f"{x} {y + 1:.0f}" for x, y in enumerate(bottoms)][::-1]
     scale = columns / len(wave)
     shades = "".join(
         f'<rect x="{max(a, 0) * scale:.1f}" y="0" width="{(b - max(a, 0)) * scale:.1f}" height="{_HEIGHT}"/>'
         for a, b in windows
     )
+    path = outline(wave, columns=_COLUMNS, height=_HEIGHT)
     seconds = len(wave) / RATE
     return (
         f'<svg class="wave" viewBox="0 0 {columns} {_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="sound of {seconds:.1f} seconds">{shades}<path d="M{"L".join(points)}Z"/></svg>'
+        f'aria-label="sound of {seconds:.1f} seconds">{shades}<path d="{path}"/></svg>'
         f'<div class="ends"><span>0</span><span>{seconds:.1f} s</span></div>'
     )
 
@@ -193,7 +174,7 @@ def _lanes(row: Row, seconds: int | None) -> str:
             )
             what = f"{name}: {label}" if name else label
             ranges = ", ".join(f"{a} to {b} s" for a, b in times)
-            lanes.append(f'<div class="lane {name}">{spans}<span>{_text(what)} · {ranges}</span></div>')
+            lanes.append(f'<div class="lane {name}">{spans}<span>{text(what)} · {ranges}</span></div>')
     return "".join(lanes)
 
 
@@ -204,20 +185,9 @@ def _by_label(events: Sequence[Event]) -> dict[str, list[tuple[int, int]]]:
     return times
 
 
-def _sound(wave: np.ndarray) -> str:
-    """The sound as a small file that browsers play."""
-    wave = wave / max(1.0, float(np.abs(wave).max()))
-    file = io.BytesIO()
-    if "MP3" in soundfile.available_formats():
-        soundfile.write(file, wave, RATE, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.8)
-        return _data("audio/mpeg", file.getvalue())
-    soundfile.write(file, wave, RATE, format="FLAC", subtype="PCM_16")
-    return _data("audio/flac", file.getvalue())
-
-
 def _still(spec: TaskSpec, record: Record, ask: Ask, k: int) -> Iterator[str]:
     """The picture in question, and beside it what is true about it."""
-    picture = np.asarray(_shaped(record, k, _STILL))
+    picture = np.asarray(shaped(record, k, _STILL))
     pictures = [("picture", picture)]
     if ask.mask is not None:
         mask = record.mask(ask.mask)
@@ -235,8 +205,8 @@ def _still(spec: TaskSpec, record: Record, ask: Ask, k: int) -> Iterator[str]:
     yield '<div class="stills">'
     for said, shown in pictures:
         shown = Image.fromarray(shown)
-        caption = said if said.startswith("<") else _text(said)
-        yield f'<figure><img alt="" src="{_jpeg(shown)}"><figcaption>{caption}</figcaption></figure>'
+        caption = said if said.startswith("<") else text(said)
+        yield f'<figure><img alt="" src="{jpeg(shown)}"><figcaption>{caption}</figcaption></figure>'
     yield "</div>"
 
 
@@ -249,25 +219,5 @@ def _classes(mask: np.ndarray) -> str:
             red, green, blue = PALETTE[label]
             name = AVSS_CLASSES[label] if label < len(AVSS_CLASSES) else f"class {label}"
             share = f"{counts[label] / mask.size:.1%}"
-            said.append(f'<i class="swatch" style="background:rgb({red},{green},{blue})"></i>{_text(name)} {share}')
+            said.append(f'<i class="swatch" style="background:rgb({red},{green},{blue})"></i>{text(name)} {share}')
     return "<span>" + (" ".join(said) or "background only") + "</span>"
-
-
-def _shaped(record: Record, k: int, longest: int) -> Image.Image:
-    """A picture in the proportions that it had before it was squashed."""
-    image = Image.fromarray(record.picture(k))
-    seen = record.provenance.get("video") or (record.provenance.get("pictures") or [{}] * (k + 1))[k]
-    width, height = seen.get("size") or image.size
-    scale = longest / max(width, height, 1)
-    size = max(round(width * scale), 1), max(round(height * scale), 1)
-    return image.resize(size, Image.Resampling.BICUBIC)
-
-
-def _jpeg(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, format="JPEG", quality=82)
-    return _data("image/jpeg", file.getvalue())
-
-
-def _data(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
