@@ -17,6 +17,7 @@ PLAIN_LORA = (r"llama/layers/.*/lora_(a|b)",)  # one head needs no router
 LORA = (r"llama/layers/.*/lora_.*",)
 PROJECTORS = (r"vl_projector/.*", r"al_projector/.*")
 MASKS = (r"mask_decoder/(?!pe/).*",)
+SMOKE_TOKENS = 768  # of a row: an example with a long question, and the tiny tokenizer's many pieces
 VOCABULARY = (r"llama/embed/.*", r"llama/head/.*")
 
 
@@ -25,7 +26,7 @@ class Argument:
 
     Every stage knows these names; a stage may know more.
 
-        preset   recommended | reference: the published recipe with its surprises
+        preset   recommended | reference: the published recipe with its surprises | smoke: three steps of the tiny model
         model    published | bench_mid | tiny | base (the sizes of the weights folder)
         heads    LoRA heads of the sizes in `model`
         train    stage | full (every weight, for small models) | lora (plain LoRA: one head and no router)
@@ -51,8 +52,10 @@ class Argument:
                 known[name] = int(value)
             else:
                 known[name] = value
+        if known["preset"] == "smoke" and "model=" not in text:
+            known["model"] = "tiny"
         self._values = known
-        self.one_of("preset", "recommended", "reference")
+        self.one_of("preset", "recommended", "reference", "smoke")
         self.one_of("train", "stage", "full", "lora")
 
     def __getattr__(self, name: str) -> Any:
@@ -121,7 +124,7 @@ def recipe(
         shards="", sources=tuple(f"{t}/train" for t in chosen), weights=(),
         # Only the quick-start wording shows the single picture that a mask belongs to (9.3).
         wording="release-train" if reference and not loss["heads"] else "quick-start",
-        choose=frames if reference else "all",
+        choose=frames if reference else "all", reasoning=True,
         packed=not reference, layout=dict(single if reference else layout), seed=42, block=2048, max_left_out=0.01,
         max_skipped=100, workers=4, buffer=2,
     )  # fmt: skip
@@ -139,7 +142,18 @@ def recipe(
     # Q-48 is off in both: whether DeepSpeed really did that is not certain.
     c.optim = to_dict(OptimConfig(schedule="log_linear" if reference else "cosine"))
     c.mesh, c.save, c.log = to_dict(MeshConfig()), to_dict(SaveConfig()), to_dict(LogConfig())
+    if arg.preset == "smoke":
+        _shrink(c, single)
     return c.lock()
+
+
+def _shrink(c: ConfigDict, single: Mapping[str, int]) -> None:
+    """Makes a stage a matter of seconds: a few short rows, and a checkpoint after every step."""
+    c.data.update(layout=dict(single, tokens=SMOKE_TOKENS), workers=0)
+    c.compute.update(dtype="float32", frozen_dtype="float32", logit_chunks=1)
+    c.run.update(steps=3, rows=2)
+    c.save.update(every_steps=1, keep_last=3)
+    c.log.tensorboard = False
 
 
 def _trained(arg: Argument, patterns: Sequence[str]) -> tuple[str, ...]:

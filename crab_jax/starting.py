@@ -24,6 +24,8 @@ from crab_jax.sharding import shardings
 from crab_jax.system import AXES, stored
 from crab_jax.train.checkpoint import read_trainables
 
+shapes_of = functools.cache(model.abstract)  # seconds of tracing for every set of sizes; not to be changed by anybody
+
 
 def model_config(stage: Stage, config: CrabConfig | None) -> CrabConfig:
     """The sizes of the model: those of the recipe, or those of the base.
@@ -80,7 +82,7 @@ def starting_params(stage: Stage, config: CrabConfig, mesh: Mesh, *, frozen_dtyp
         ValueError: a pattern that matches nothing.
         crab_jax.sharding.ShardingError: a parameter that does not fit the mesh.
     """
-    shapes = model.abstract(config)
+    shapes = shapes_of(config)
     places = shardings(shapes, AXES, mesh)
     chosen, _ = split(shapes, stage.train)
     fresh = set(split(shapes, stage.fresh)[0]) if stage.fresh else set()

@@ -1,4 +1,4 @@
-"""Benchmarks: `python -m launch.bench infer`, or `data`.
+"""Benchmarks: `python -m launch.bench infer`, `data`, or `train`.
 
 Numbers beside limits, nothing is asserted; see docs/performance.md.
 """
@@ -6,6 +6,7 @@ Numbers beside limits, nothing is asserted; see docs/performance.md.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import shlex
@@ -15,7 +16,7 @@ from typing import Any
 
 import jax
 
-from launch.benchmarks import data, infer, report
+from launch.benchmarks import data, infer, report, train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,6 +48,24 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument(
         "--update", type=pathlib.Path, metavar="FILE", help="put the table between the <!-- bench:data --> markers here"
     )
+    command = commands.add_parser(
+        "train", help="optimizer steps against the limit of matrix products; packing, and the frozen split"
+    )
+    command.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write every number here")
+    command.add_argument("--dtype", nargs="+", choices=list(train.DTYPES), default=list(train.DTYPES))
+    command.add_argument("--only", nargs="+", choices=list(train.SECTIONS), default=[], help="these sections")
+    command.add_argument("--rounds", type=_positive, default=3, help="timed repetitions of everything (default 3)")
+    command.add_argument("--model", default="bench_mid", help="sizes, a file of configs/ (default bench_mid)")
+    command.add_argument(
+        "--full", action="store_true", help="instead: the joint finetune at the published 7B sizes, on an accelerator"
+    )
+    command.add_argument("--rows", type=_positive, help="rows of a step (default 1, with --full 4)")
+    command.add_argument(
+        "--update",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="put the table between the <!-- bench:train --> markers here",
+    )
     options = parser.parse_args(arguments)
     common = {"name": options.command, "arguments": arguments, "json_file": options.json, "document": options.update}
     if options.command == "data":
@@ -59,14 +78,25 @@ def main(argv: list[str] | None = None) -> int:
         )
         write(figures, form=data, **common)
         return 0
+    if options.command == "train":
+        sizes = train.Sizes(model=options.model)
+        if options.rows:
+            sizes = dataclasses.replace(sizes, rows=options.rows, full_rows=options.rows)
+        try:
+            rows = train.measure(
+                sizes, dtypes=options.dtype, rounds=options.rounds, only=options.only, full=options.full, progress=_told
+            )
+        except train.Unsuitable as error:
+            _say(str(error))
+            return 2
+        write(rows, **common)
+        return 0
     rows = infer.measure(
         infer.full_sizes(backend=jax.default_backend()),
         dtypes=options.dtype,
         rounds=options.rounds,
         only=options.only,
-        progress=lambda row: _say(
-            f"{row.section}: {row.what}, {row.dtype}: {row.ratio.median:.2f} times {row.against}"
-        ),
+        progress=_told,
     )
     write(rows, **common)
     return 0
@@ -77,6 +107,10 @@ def _positive(value: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a number above zero, found {value}")
     return number
+
+
+def _told(row: report.Row) -> None:
+    _say(f"{row.section}: {row.what}, {row.dtype}: {row.ratio.median:.2f} times {row.against}")
 
 
 def _say(line: str) -> None:

@@ -1023,7 +1023,7 @@ def test_command(original, tmp_path, capsys):
 
     assert joint["weights"][0]["sha256"] == hashlib.sha256(original.path("finetune").read_bytes()).hexdigest()
 
-    assert command.run(parse(*arguments)) == 1
+    assert command.run(parse(*arguments)) == 2
     assert "is not empty" in capsys.readouterr().err
     assert command.run(parse(*arguments, "--overwrite", "--dtype", "bfloat16")) == 0
 

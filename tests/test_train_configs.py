@@ -39,7 +39,7 @@ def recipe_of(stage, arg=""):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("arg", ["", "preset=reference", "model=tiny", "model=tiny,heads=5"])
+@pytest.mark.parametrize("arg", ["", "preset=reference", "model=tiny", "model=tiny,heads=5", "preset=smoke"])
 def test_every_stage_is_a_recipe(stage, arg):
     recipe = recipe_of(stage, arg)
     shapes = shapes_of(recipe.model)
@@ -96,7 +96,7 @@ def test_ablations():
     [
         ("head=5", "expected NAME=VALUE with one of preset, model, heads"),
         ("heads=three", "expected a whole number"),
-        ("preset=paper", "expected one of recommended, reference"),
+        ("preset=paper", "expected one of recommended, reference, smoke"),
         ("tasks=avqa+avx", "'avx' is none of avqa"),
         ("model=llama", "no such file in configs/"),
         ("heads", "expected NAME=VALUE"),
