@@ -9,7 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["crab_jax", "crab_jax.*", "data_pipelines", "data_pipelines.*"]),
-    package_data={"crab_jax": ["**/*.json", "**/*.npz", "**/*.model"], "data_pipelines": ["*.css"]},
+    package_data={"crab_jax": ["**/*.json", "**/*.npz", "**/*.model", "**/*.safetensors"], "data_pipelines": ["*.css"]},
     install_requires=[
         "jax>=0.10.2,<0.13",
         "flax>=0.12.8,<0.13",

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crab_jax import checkpoint
+from crab_jax import assets, checkpoint
 from crab_jax.batch import Example
 from crab_jax.evaluate.answers import understand
 from crab_jax.evaluate.engine import Engine, Reply, Request
@@ -427,7 +427,7 @@ def load(
     """Loads a weights folder, made by `crab convert`.
 
     Args:
-        weights: the folder.
+        weights: the folder, or "mini" for the model that comes with the project.
         dtype: "bfloat16", or "float32" for parity with the reference (twice the memory).
         wording: how tasks are asked; the published weights most probably expect the quick-start wording.
         sampling: greedy if None.
@@ -449,7 +449,7 @@ def load(
         raise ValueError(f"dtype: expected bfloat16 or float32, found {dtype!r}")
     if max_batch < 1:
         raise ValueError(f"max_batch: expected at least 1, found {max_batch}")
-    folder = pathlib.Path(weights)
+    folder = assets.weights_folder(weights)
     manifest = checkpoint.read_manifest(folder)
     config = checkpoint.read_config(folder, manifest)
     lacking = [part for part in config.missing() if part != "mask_decoder"]

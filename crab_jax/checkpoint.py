@@ -1,7 +1,8 @@
 """The weights folder: an Orbax checkpoint of the flat parameters, its config, and where everything came from.
 
     DIR/crab.json         format, config, every array with shape and dtype, every file with its size, provenance, report
-    DIR/params/<group>/   Orbax checkpoints of at most `groups.GROUP_BYTES` (or of one larger parameter)
+    DIR/params/<group>/   Orbax checkpoints of at most `groups.GROUP_BYTES` (or of one larger parameter); a small model
+                          may be one safetensors file instead
     DIR/tokenizer.model   the base tokenizer
     DIR/originals/        small files of the originals that an export needs (config.json and the like)
 
@@ -26,7 +27,7 @@ import numpy as np
 from crab_jax.backbones.mask_decoder import MaskDecoderConfig
 from crab_jax.config import ConfigError, build, to_dict
 from crab_jax.folders import check_space, publish
-from crab_jax.groups import CheckpointError, describe, groups, load_group, nbytes, save_group
+from crab_jax.groups import CheckpointError, describe, groups, load_group, nbytes, save_group, save_single
 from crab_jax.manifest import FORMAT, MANIFEST, read_manifest
 from crab_jax.model import CrabConfig
 from crab_jax.params import Flat
@@ -89,6 +90,7 @@ def save(
     files: list[dict[str, Any]] | None = None,
     report: Mapping[str, Any] | None = None,
     originals: Mapping[str, bytes] | None = None,
+    single_file: bool = False,
     overwrite: bool = False,
     progress: Callable[[int], Any] | None = None,
 ) -> None:
@@ -106,6 +108,7 @@ def save(
         files: provenance, JSON types.
         report: what the conversion found, JSON types; also written to report.json.
         originals: relative path → content of small files.
+        single_file: one safetensors file per section instead of Orbax checkpoints, for small models that ship.
         overwrite: replace an existing weights folder.
         progress: called with the number of bytes after each array.
 
@@ -134,7 +137,8 @@ def save(
                 for name in overlays or {}
             },
             "arrays": {
-                section: _save_section(partial, section, values, progress) for section, values in arrays.items()
+                section: _save_section(partial, section, values, progress, single_file)
+                for section, values in arrays.items()
             },
             "kept": _save_kept(partial, stored, progress),
             "files": files or [],
@@ -187,9 +191,12 @@ def _walk(directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _save_section(
-    partial: pathlib.Path, section: str, values: Mapping[str, Any], progress: Callable[[int], Any]
+    partial: pathlib.Path, section: str, values: Mapping[str, Any], progress: Callable[[int], Any], single: bool
 ) -> dict[str, dict[str, Any]]:
     described = {}
+    if single:
+        save_single(partial / "params" / section, values, progress)
+        return {path: {"in": section, **describe(x)} for path, x in values.items()}
     for group, paths in groups(section, values):
         save_group(partial / "params" / group, {p: values[p] for p in paths}, progress)
         described |= {p: {"in": group, **describe(values[p])} for p in paths}

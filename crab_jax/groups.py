@@ -1,4 +1,4 @@
-"""Arrays on disk: one Orbax checkpoint per group of parameters.
+"""Arrays on disk: one Orbax checkpoint per group of parameters, or for small models one safetensors file.
 
 Orbax holds everything it is given until the last byte is written, copies every NumPy array first (`_Borrowed` avoids
 that), and TensorStore compresses all chunks before it writes the first file. Groups, small chunks and small files bound
@@ -18,6 +18,8 @@ import jax
 import ml_dtypes  # noqa: F401  registers the name "bfloat16" with NumPy
 import numpy as np
 import orbax.checkpoint as ocp
+import safetensors
+from safetensors.numpy import load_file, save_file
 
 from crab_jax.params import Flat, flatten, nest
 
@@ -81,13 +83,26 @@ def save_group(path: pathlib.Path, values: Mapping[str, Any], progress: Callable
         checkpointer.save(path, args=ocp.args.PyTreeSave(tree, save_args=args, ocdbt_target_data_file_size=FILE_BYTES))
 
 
+def single_file(path: pathlib.Path) -> pathlib.Path:
+    """Where a group lies that is one safetensors file instead of an Orbax checkpoint."""
+    return path.with_name(f"{path.name}.safetensors")
+
+
+def save_single(path: pathlib.Path, values: Mapping[str, Any], progress: Callable[[int], Any]) -> None:
+    """Writes a group as one file, for models that are small enough to lie in a repository."""
+    flat = {name: np.ascontiguousarray(x) for name, x in values.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(flat, single_file(path))
+    progress(sum(x.nbytes for x in flat.values()))
+
+
 def load_group(
     path: pathlib.Path, stored: Mapping[str, Mapping[str, Any]], *, dtype: Any = None, shardings: Any = None
 ) -> Flat:
     """Reads one group.
 
     Args:
-        path: the Orbax checkpoint.
+        path: the Orbax checkpoint; where there is a `single_file` of this name, that is read.
         stored: path → shape and dtype of everything that must be in it.
         dtype: to cast to while reading; None: as stored.
         shardings: see `checkpoint.load`.
@@ -96,15 +111,13 @@ def load_group(
         CheckpointError: it cannot be read, or holds something else.
     """
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer, _quiet():
-            # Orbax casts silently, and pads or cuts if a shape differs: what is stored is compared first.
-            _check_stored(path, flatten(_tree(checkpointer.metadata(path))), stored)
-            args = nest({p: _restore_args(p, entry, dtype, shardings) for p, entry in stored.items()})
-            item = nest(dict.fromkeys(stored, 0))
-            flat = flatten(checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=item, restore_args=args)))
+        if single_file(path).is_file():
+            flat = _load_single(path, stored, dtype, shardings)
+        else:
+            flat = _load_orbax(path, stored, dtype, shardings)
     except CheckpointError:
         raise
-    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError, safetensors.SafetensorError) as error:
         text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise CheckpointError(f"{path}: cannot be read ({text}); convert the weights again") from error
     for name, entry in stored.items():
@@ -114,6 +127,25 @@ def load_group(
                 f"{path}: {name}: read {flat[name].dtype} {tuple(flat[name].shape)}, expected {expected} "
                 f"{tuple(entry['shape'])}; JAX has no 64-bit types unless they are enabled"
             )
+    return flat
+
+
+def _load_orbax(path: pathlib.Path, stored: Mapping[str, Mapping[str, Any]], dtype: Any, shardings: Any) -> Flat:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer, _quiet():
+        # Orbax casts silently, and pads or cuts if a shape differs: what is stored is compared first.
+        _check_stored(path, flatten(_tree(checkpointer.metadata(path))), stored)
+        args = nest({p: _restore_args(p, entry, dtype, shardings) for p, entry in stored.items()})
+        item = nest(dict.fromkeys(stored, 0))
+        return flatten(checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=item, restore_args=args)))
+
+
+def _load_single(path: pathlib.Path, stored: Mapping[str, Mapping[str, Any]], dtype: Any, shardings: Any) -> Flat:
+    flat = load_file(single_file(path))
+    _check_stored(single_file(path), flat, stored)
+    for name, entry in stored.items():
+        x = flat[name] if dtype is None else flat[name].astype(dtype)
+        place = _restore_args(name, entry, dtype, shardings)
+        flat[name] = jax.device_put(x, place.sharding) if isinstance(place, ocp.ArrayRestoreArgs) else x
     return flat
 
 

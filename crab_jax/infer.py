@@ -24,6 +24,7 @@ except ImportError:  # Windows: two runs into one folder are not noticed there
 
 from crab_jax import draw
 from crab_jax.api import Assistant, Failure, Result, SampleError, load
+from crab_jax.assets import weights_folder
 from crab_jax.checkpoint import read_manifest
 from crab_jax.evaluate.generate import REFERENCE_SAMPLING, Sampling
 from crab_jax.tasks import TASKS, Unparsed, Wording
@@ -40,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `crab infer`."""
     path = pathlib.Path
     parser.add_argument("samples", nargs="?", type=path, metavar="SAMPLES.json", help="list of samples, or use --task")
-    parser.add_argument("--weights", type=path, required=True, metavar="DIR", help="made by `crab convert`")
+    parser.add_argument(
+        "--weights", type=weights_folder, required=True, metavar="DIR", help="made by `crab convert`; or mini"
+    )
     parser.add_argument("--out", type=path, metavar="DIR", help="results, masks and pictures (default: crab_results)")
     one = parser.add_argument_group("one question, without a file")
     one.add_argument("--task", choices=TASKS, help="; ".join(f"{name}: {spec.about}" for name, spec in TASKS.items()))

@@ -65,6 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("none", "crab", "all"),
         help="tensors that the network never reads, kept so that an export is complete: of which files (default: all)",
     )
+    runs.add_argument(
+        "--single-file",
+        action="store_true",
+        help="all arrays in one safetensors file: for small models that are shipped",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing weights folder")
 
 
@@ -82,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
         0 if everything was written, 1 if it failed, 2 if the command is wrong and nothing was started.
     """
     try:
+        if args.run_folder is None and args.single_file:
+            raise SourceError("--single-file: only for RUN, whose model is small enough to be shipped")
         if args.run_folder is None:
             inputs, numbers = _files(args), model_config.load(args.model_config)
         else:
@@ -98,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
                 overlays = {role: path for role in OVERLAYS if (path := getattr(args, role)) is not None}
                 lines = save_whole(
                     args.run_folder, args.out, overlays=overlays, moved=moved, dtype=args.dtype,
-                    overwrite=args.overwrite, planned=bar.begin, progress=bar.update,
+                    single_file=args.single_file, overwrite=args.overwrite, planned=bar.begin, progress=bar.update,
                 )  # fmt: skip
                 lines.append(f"written to {args.out}")
             else:

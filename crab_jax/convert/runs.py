@@ -240,6 +240,7 @@ def save_whole(
     overlays: Mapping[str, str | os.PathLike] | None = None,
     moved: Moved | None = None,
     dtype: Any = None,
+    single_file: bool = False,
     overwrite: bool = False,
     progress: Callable[[int], Any] | None = None,
     planned: Callable[[int], Any] | None = None,
@@ -253,6 +254,7 @@ def save_whole(
             stored once.
         moved: see `read_whole`.
         dtype: of all parameters; None: as trained, and what no run trained as in the base.
+        single_file: as in `checkpoint.save`.
         overwrite: replace an existing weights folder.
         progress: called with numbers of bytes.
         planned: called once with the number of all bytes.
@@ -289,6 +291,7 @@ def save_whole(
         overlay_configs=configs,
         tokenizer=base.tokenizer,
         report={"made_from": origins},
+        single_file=single_file,
         overwrite=overwrite,
         progress=progress,
     )

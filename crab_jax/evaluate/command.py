@@ -14,6 +14,7 @@ import jax
 from tqdm import tqdm
 
 from crab_jax.api import Assistant, load
+from crab_jax.assets import weights_folder
 from crab_jax.evaluate import journal, run, table
 from crab_jax.evaluate.generate import REFERENCE_SAMPLING, Sampling
 from crab_jax.evaluate.plan import EvaluationError, about, plan, settings_of
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     path = pathlib.Path
     add = parser.add_argument
     add("--shards", type=path, metavar="DIR", help="made by `crab data build`")
-    add("--weights", type=path, metavar="DIR", help="made by `crab convert`")
+    add("--weights", type=weights_folder, metavar="DIR", help="made by `crab convert`; or mini, which comes along")
     add("--out", type=path, metavar="DIR", help="answers, masks, scores, table; is continued if it is there")
     add("--task", default="all", metavar="TASKS", help=f"all that are in the shards, or some of: {','.join(TASKS)}")
     add(
