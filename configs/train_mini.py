@@ -1,0 +1,96 @@
+"""How crab-mini is trained: the six stages, one after the other, from random weights, on one CPU core.
+
+    python -m launch.train --config configs/train_mini.py:visual_pretrain --workdir RUNS/visual_pretrain \\
+        --config.data.shards=SHARDS
+
+`launch/train_mini.sh` runs all of it. A stage starts from the runs that lie beside its own (`stage.start`). What is not
+as in the published recipe, and why:
+
+* nothing here is pretrained, so the first three stages train whole encoders and the language model as well;
+* the joint stage also has the mask losses: states of mask tokens learn nothing about pixels from text alone;
+* encoders are frozen from the joint stage on, as published; everything else is trained there, not LoRA alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from ml_collections import ConfigDict
+
+_EVERYTHING = r"(?!mask_decoder/pe/).*"
+_NO_EAR = r"(?!mask_decoder/pe/|beats/|al_projector/).*"
+_NO_EYE = r"(?!mask_decoder/|clip/|vl_projector/).*"
+_ENCODERS_FROZEN = r"(?!mask_decoder/pe/|clip/|beats/).*"
+_MASKS = (r"mask_decoder/(?!pe/).*", r"llama/embed/.*", r"llama/head/.*")
+_PRETRAINED = ("visual_pretrain", "seg_pretrain", "audio_pretrain")
+
+# Stage → what it starts from, what it trains, steps, peak learning rate, rows of a step, layout of a row, shares of the
+# sources, heads of the mask losses.
+STAGES = {
+    "visual_pretrain": dict(
+        start=(), train=(_EVERYTHING,), steps=700, rate=2e-3, rows=4, heads=(),
+        layout=dict(tokens=256, frames=3, windows=0, patch_rows=6, masks=0), shares={"pretrain-image": 1},
+    ),
+    "seg_pretrain": dict(
+        start=_PRETRAINED[:1], train=(_NO_EAR,), steps=150, rate=1.5e-3, rows=4, heads=("binary",),
+        layout=dict(tokens=320, frames=3, windows=0, patch_rows=6, masks=3),
+        shares={"pretrain-seg": 2, "pretrain-image": 1},
+    ),
+    "audio_pretrain": dict(
+        start=_PRETRAINED[:2], train=(_NO_EYE,), steps=150, rate=1.5e-3, rows=4, heads=(),
+        layout=dict(tokens=256, frames=0, windows=20, patch_rows=6, masks=0), shares={"pretrain-audio": 1},
+    ),
+    "finetune": dict(
+        start=_PRETRAINED, train=(_ENCODERS_FROZEN,), steps=300, rate=1.5e-3, rows=2, heads=("binary", "semantic"),
+        layout=dict(tokens=512, frames=13, windows=13, patch_rows=12, masks=4),
+        shares={
+            "avqa": 8, "ave": 8, "avvp": 8, "avcap": 6, "arig": 14, "s4": 18, "ms3": 14, "avss": 14, "ref-avs": 10,
+        },
+    ),
+    "finetune_avs": dict(
+        start=(*_PRETRAINED, "finetune"), train=_MASKS, steps=40, rate=5e-4, rows=2, heads=("binary",),
+        layout=dict(tokens=512, frames=5, windows=14, patch_rows=6, masks=5), shares={"s4": 2, "ms3": 2, "ref-avs": 1},
+    ),
+    "finetune_avss": dict(
+        start=(*_PRETRAINED, "finetune"), train=_MASKS, steps=40, rate=5e-4, rows=2, heads=("semantic",),
+        layout=dict(tokens=512, frames=5, windows=5, patch_rows=6, masks=5), shares={"avss": 1},
+    ),
+}  # fmt: skip
+
+
+def get_config(arg: str = "visual_pretrain") -> ConfigDict:
+    """The config of one stage: its own file in `configs/`, with the values above.
+
+    Args:
+        arg: `STAGE`, and perhaps `,runs=DIR`: where the runs of the earlier stages lie (default `runs/mini`), and
+            `,scale=N`: so many times as many steps.
+
+    Raises:
+        ValueError: no such stage or argument.
+    """
+    name, *rest = arg.split(",")
+    given = {"runs": "runs/mini", "scale": "1"}
+    for item in rest:
+        key, _, value = item.partition("=")
+        if key not in given or not value:
+            raise ValueError(f"config argument {item!r}: expected runs=DIR or scale=N")
+        given[key] = value
+    if name not in STAGES:
+        raise ValueError(f"config argument {name!r}: expected one of {', '.join(STAGES)}")
+    stage = STAGES[name]
+    config = importlib.import_module(f"configs.{name}").get_config("model=mini").copy_and_resolve_references()
+    config.unlock()
+    config.stage.start = tuple(f"{given['runs']}/{earlier}" for earlier in stage["start"])
+    config.stage.train = stage["train"]
+    config.stage.train_encoders = name.endswith("_pretrain")
+    config.data.sources = tuple(f"{task}/train" for task in stage["shares"])
+    config.data.weights = tuple(float(share) for share in stage["shares"].values())
+    config.data.layout.update(stage["layout"])
+    config.data.update(seed=1, block=512, workers=0, max_left_out=0.05)
+    config.loss.heads = stage["heads"]
+    config.compute.update(dtype="float32", frozen_dtype="float32", remat="none", logit_chunks=1)
+    config.run.update(seed=1, rows=stage["rows"], steps=max(1, round(stage["steps"] * float(given["scale"]))))
+    config.optim.update(learning_rate=stage["rate"], b2=0.98)
+    config.save.update(every_steps=100, keep_last=1, keep_best=0)
+    config.log.update(every_steps=20, tensorboard=False)
+    return config.lock()
