@@ -55,6 +55,7 @@ class Data:
         sources: `task/split`.
         weights: share of each source; empty: all are joined and shuffled as one, as the reference does.
         wording: how tasks ask: "quick-start", or "release-train" as the reference's training code (Q-22).
+        reasoning: targets say what leads to the answer, as the reference's do; without, they are the answer's clause.
         choose: "one" frame of a clip per epoch, or "all" (Q-24).
         packed: several examples per row.
         layout: the static shape of a row.
@@ -71,6 +72,7 @@ class Data:
     layout: Layout
     weights: tuple[float, ...] = ()
     wording: Literal["quick-start", "release-train", "release-test"] = "quick-start"
+    reasoning: bool = True
     choose: Literal["one", "all"] = "all"
     packed: bool = True
     seed: int = 42

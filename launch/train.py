@@ -10,6 +10,7 @@ message explains, 2 wrong arguments.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -160,7 +161,8 @@ def _sources(data):
     from data_pipelines.stream.tables import Source
 
     pairs = [source.split("/") for source in data.sources]
-    return [Source(open_shards(data.shards, task, split), ALL[task]) for task, split in pairs]
+    specs = {name: dataclasses.replace(spec, reasoning=data.reasoning) for name, spec in ALL.items()}
+    return [Source(open_shards(data.shards, task, split), specs[task]) for task, split in pairs]
 
 
 def _settings(recipe):

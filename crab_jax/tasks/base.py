@@ -223,6 +223,7 @@ class TaskSpec:
             comes as a `Reject`; `AnnotationError` for a file that is missing or cannot be read at all.
         splits: the splits that `clips` knows.
         layout: the files below the root, one per line, for messages and docs/data.md.
+        reasoning: whether targets of avqa, ave and avvp say what leads to the answer; without, they are its clause.
     """
 
     name: str
@@ -239,6 +240,7 @@ class TaskSpec:
     needs_masks: bool = False
     semantic: bool = False
     target_end: tokens.TargetSuffix = tokens.TargetSuffix.FINETUNE
+    reasoning: bool = True
 
     def __post_init__(self):
         for table in (self.instruction, self.media):
@@ -261,6 +263,8 @@ class TaskSpec:
                 (an object called `x. Its coordinate`, say).
             crab_jax.tokens.UserTextError: a text of the row contains a string that means something to the model (Q-34).
         """
+        if not self.reasoning:
+            row = dataclasses.replace(row, reasoning="", label_text="")
         text = self.compose(row, wording)
         if not row.label_text and (read := self.parse(text)) != (answer := self.answer(row)):
             raise RowError(f"{self.name}: {answer} would be read back from {text!r} as {read}")

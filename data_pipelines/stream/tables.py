@@ -137,6 +137,7 @@ def read_table(
     key = hashlib.sha256(shards.index_path.read_bytes())
     told = [_VERSION, source.name, wording.value, tokenizer_digest(tokenizer), dataclasses.asdict(sizes)]
     told += [source.spec.instruction[wording], repr(source.spec.media[wording]), source.spec.target_end.value]
+    told += [] if source.spec.reasoning else ["without reasoning"]
     key.update(json.dumps(told).encode())
     digest = key.hexdigest()[:32]
     file = None if cache is None else cache / f"{digest}.npz"
