@@ -86,12 +86,12 @@ def _start_processes() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
     if _CPU_DEVICES.value:
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
+    # A process that ends with an error waits so long for the others to end; then the coordinator ends them.
+    limits = {"heartbeat_timeout_seconds": HEARTBEAT_S, "shutdown_timeout_seconds": HEARTBEAT_S}
     if _COORDINATOR.value:
-        jax.distributed.initialize(
-            _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, heartbeat_timeout_seconds=HEARTBEAT_S
-        )
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, **limits)
     elif any(_several(os.environ.get(name, "")) for name in _CLUSTER):
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_S)
+        jax.distributed.initialize(**limits)
     # JAX catches SIGTERM itself when there are several processes; the loop wants it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
