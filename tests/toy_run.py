@@ -26,14 +26,19 @@ class ToyInfo:
 class ToyStream:
     """Batch n is a function of n; a process gets rows `first` to `last` of it."""
 
-    def __init__(self, first: int = 0, last: int = ROWS, *, bad: tuple[int, int] | None = None, seconds: float = 0.0):
-        self.first, self.last, self.bad, self.seconds, self.number = first, last, bad, seconds, 0
+    def __init__(
+        self, first: int = 0, last: int = ROWS, *, bad: tuple[int, int] | None = None, seconds: float = 0.0,
+        fails: bool = False,
+    ):  # fmt: skip
+        self.first, self.last, self.bad, self.seconds, self.fails, self.number = first, last, bad, seconds, fails, 0
         self.drawn: list[int] = []
 
     def __next__(self):
         n, self.number = self.number, self.number + 1
         self.drawn.append(n)
         time.sleep(self.seconds)
+        if self.fails and n == 3:
+            raise OSError("the disk with the data has gone")
         rng = np.random.default_rng(n)
         x = rng.standard_normal((ROWS, WIDTH), np.float32)
         count = rng.integers(1, 5, ROWS).astype(np.int32)
@@ -128,6 +133,7 @@ def main() -> int:
     parser.add_argument("--coordinator", default="")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--process", type=int, default=0)
+    parser.add_argument("--fails", type=int, default=-1, help="the data of this process end in an error at batch 3")
     parser.add_argument("--silent", type=int, default=60, help="after so many seconds a process is taken for lost")
     args = parser.parse_args()
     sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
@@ -145,7 +151,7 @@ def main() -> int:
 
     data, fsdp, tensor = map(int, args.mesh.split(","))
     mesh = make_mesh(data=data, fsdp=fsdp, tensor=tensor)
-    stream = ToyStream(*rows_here(mesh, ROWS), seconds=args.seconds)
+    stream = ToyStream(*rows_here(mesh, ROWS), seconds=args.seconds, fails=args.process == args.fails)
     outcome = train(
         settings(
             args.workdir, mesh=mesh, steps=args.steps, stop_after=args.stop_after, every=args.every,
