@@ -151,7 +151,7 @@ def _from_base(folder: str, shapes: Mapping[str, Any], places: Any, dtype: Any, 
 
 def _from_run(run: str, shapes: Mapping[str, Any], places: Any, dtype: Any) -> Flat:
     place = newest_checkpoint(run)
-    trained = read_trainables(place)
+    trained = handed_on(place)
     wrong = [f"{p}: not in this model" for p in trained if p not in shapes]
     wrong += [
         f"{p}: {list(x.shape)} there, {list(shapes[p].shape)} here"
@@ -161,6 +161,20 @@ def _from_run(run: str, shapes: Mapping[str, Any], places: Any, dtype: Any) -> F
     if wrong:
         raise CheckpointError(f"{place}: a run of another model: {'; '.join(wrong[:8])}")
     return {p: _cast(x, places[p], dtype[p]) for p, x in trained.items()}
+
+
+def handed_on(place: pathlib.Path) -> Flat:
+    """What a checkpoint gives to later stages: its trainables as NumPy arrays.
+
+    Without the output matrix that pretraining of a projector alone may train (`head=trained`): the reference trains it
+    by omission and throws it away with the next stage (Q-31).
+    """
+    trained = read_trainables(place)
+    parts = {path.split("/", 1)[0] for path in trained}
+    others = [path for path in trained if path.startswith("llama/") and not path.startswith("llama/head/")]
+    if parts in ({"vl_projector", "llama"}, {"al_projector", "llama"}) and not others:
+        return {path: x for path, x in trained.items() if not path.startswith("llama/")}
+    return trained
 
 
 def newest_checkpoint(run: str | pathlib.Path) -> pathlib.Path:

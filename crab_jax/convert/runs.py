@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from crab_jax import assets, checkpoint, model
+from crab_jax import assets, checkpoint
 from crab_jax.backbones.mask_decoder import MaskDecoderConfig
 from crab_jax.checkpoint import CheckpointError
 from crab_jax.config import ConfigError, build, to_dict
@@ -23,7 +23,7 @@ from crab_jax.model import CrabConfig
 from crab_jax.params import split
 from crab_jax.recipe import Stage
 from crab_jax.sharding import make_mesh, shardings
-from crab_jax.starting import SEED_ROWS, draw, newest_checkpoint, seed_rows
+from crab_jax.starting import SEED_ROWS, draw, handed_on, newest_checkpoint, seed_rows, shapes_of
 from crab_jax.system import AXES, stored
 from crab_jax.train.checkpoint import read_about, read_trainables
 from crab_jax.train.fingerprint import fingerprint
@@ -138,7 +138,7 @@ def _run(place: pathlib.Path, moved: Moved, check: bool) -> Whole:
         raise CheckpointError(
             f"{place}: no run of Crab, or one of another version ({type(error).__name__}: {error})"
         ) from error
-    shapes = model.abstract(sizes)
+    shapes = shapes_of(sizes)
     trained = read_trainables(place)
     whole = Whole(sizes, {}, {}, frozenset(trained), TINY_TOKENIZER, stage.name)
     if stage.base:
@@ -148,7 +148,7 @@ def _run(place: pathlib.Path, moved: Moved, check: bool) -> Whole:
         whole = dataclasses.replace(whole, tokenizer=folder.tokenizer, kept=folder.kept)
     for run in stage.start:
         earlier = newest_checkpoint(_where(run, moved, place))
-        _add(whole, _held(read_trainables(earlier)), f"the run {earlier}", shapes)
+        _add(whole, _held(handed_on(earlier)), f"the run {earlier}", shapes)
     _draw(whole, stage, shapes, frozen_dtype, seed)
     _add(whole, _held(trained), f"the run {place}", shapes)
     if not check:

@@ -203,7 +203,7 @@ def full_step_rows(sizes: Sizes, dtypes: Sequence[str], rounds: int) -> Iterator
     if peak is None:
         raise Unsuitable(
             f"--full: expected a data-centre GPU or a TPU, found {kind} ({jax.default_backend()}); the step of the "
-            "published model needs about 60 GB of memory and 10 TFLOP per row"
+            "published model needs at least 20 GB of memory and makes 60 TFLOP of products per row"
         )
     r = recipe("finetune", sizes, "bfloat16", model=sizes.full_model)
     batch = full_rows(r.model, r.data.layout, sizes.kinds["finetune"], rows=sizes.full_rows)
