@@ -1,4 +1,7 @@
-"""A training run that does nothing but read: prints each state and a digest of the batch that follows it."""
+"""A training run that does nothing but read: prints each state and a digest of the batch that follows it.
+
+python tests/stream_run.py SHARDS WORKERS [PROCESS PROCESSES]
+"""
 
 import dataclasses
 import hashlib
@@ -19,7 +22,7 @@ SIZES = FeatureSizes(image_size=SIZE, frame_tokens=2, window_tokens=2, patch=16)
 SETTINGS = StreamSettings(
     layout=Layout(tokens=320, frames=12, windows=12, patch_rows=12, masks=4), rows=4, seed=5, block=24
 )
-SHORT = dataclasses.replace(SETTINGS, rows=2)  # what the run reads
+SHORT = dataclasses.replace(SETTINGS, rows=2)  # what one process reads; several need a row each
 
 
 def open_stream(out: pathlib.Path, tasks=("s4", "avss", "ave"), *, settings=SETTINGS, **kwargs) -> Stream:
@@ -37,7 +40,9 @@ def digest(batch) -> str:
 
 def main() -> None:
     out, workers = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-    with open_stream(out, settings=SHORT, workers=workers) as stream:
+    process, processes = map(int, sys.argv[3:] or (0, 1))
+    settings = SHORT if processes == 1 else SETTINGS
+    with open_stream(out, settings=settings, workers=workers, process=process, processes=processes) as stream:
         while True:
             state = stream.get_state()
             batch, _ = next(stream)
