@@ -10,7 +10,6 @@ crab.ask("s4", image="3.jpg", audio="audio.wav").mask      # bool [224 224]
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,9 +25,10 @@ from crab_jax.batch import Example
 from crab_jax.evaluate.answers import understand
 from crab_jax.evaluate.engine import Engine, Reply, Request
 from crab_jax.evaluate.generate import Sampling
-from crab_jax.fitting import check_fit
+from crab_jax.fitting import check_folder
 from crab_jax.model import ADDED_TOKENS, CrabConfig
-from crab_jax.tasks import TASKS, Answer, Box, MaskTokens, TaskSpec, Unparsed, Wording
+from crab_jax.results import Failure, Prepared, Result, SampleError, WeightsError
+from crab_jax.tasks import TASKS, Box, MaskTokens, TaskSpec, Wording
 from crab_jax.tasks.samples import BrokenSample, Sample, read_sample
 from crab_jax.tokens import Tokenizer
 from data_pipelines.decode import read_audio, read_image, read_video
@@ -39,88 +39,6 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("s4", "ms3", "ref-avs"), ("avs", "avss", "text")),
     "avss": ("avss", "avs", "text"),
 }
-
-
-class WeightsError(ValueError):
-    """The weights cannot answer what is asked; the message says which part is missing and how to get it."""
-
-
-class SampleError(ValueError):
-    """A sample that cannot be answered; the message says why."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A sample that was read and tokenised.
-
-    Attributes:
-        sample: as asked.
-        prompt: the instruction, before the chat template.
-        request: what the engine gets.
-        frames: uint8 [T S S 3], the pictures of the video, or None.
-        wave: float32 [n] at 16 kHz, the whole sound.
-        notes: what the reader of the answer should know.
-    """
-
-    sample: Sample
-    prompt: str
-    request: Request
-    frames: np.ndarray | None
-    wave: np.ndarray
-    notes: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Result:
-    """One answer.
-
-    Attributes:
-        sample: as asked.
-        prompt: the instruction.
-        text: what the model said, without the end token.
-        value: the typed answer in it, or `Unparsed` with the reason.
-        mask: for segmentation, bool [S S] (foreground) or uint8 [S S] (the 71 classes of AVSS); None if the model did
-            not say the six mask tokens.
-        mask_logits: float32 [C S S] behind `mask`.
-        finished: whether the model ended its answer itself, before the limit of new tokens.
-        tokens: number of new tokens.
-        seconds: wall time by phase of the batch that it was answered in, and how many samples shared it.
-        notes: what one should know about the answer, for example that another set of weights had to stand in.
-        frames, wave: the media as the model got them (`Prepared`).
-    """
-
-    sample: Sample
-    prompt: str
-    text: str
-    value: Answer | Unparsed
-    mask: np.ndarray | None
-    mask_logits: np.ndarray | None
-    finished: bool
-    tokens: int
-    seconds: Mapping[str, float]
-    notes: tuple[str, ...]
-    frames: np.ndarray | None = dataclasses.field(repr=False)
-    wave: np.ndarray = dataclasses.field(repr=False)
-
-    @property
-    def parsed(self) -> bool:
-        """Whether the text could be understood."""
-        return not isinstance(self.value, Unparsed)
-
-    def picture(self):
-        """The answer as one picture (a `PIL.Image`)."""
-        from crab_jax.evaluate.pictures import picture
-
-        return picture(self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A sample that could not be answered, in place of its `Result`."""
-
-    index: int
-    reason: str
-    raw: Any
 
 
 class Assistant:
@@ -383,20 +301,6 @@ def _failure(sample: Sample, error: Exception) -> Failure:
     return Failure(index=sample.index, reason=str(error), raw={"id": sample.id, "task": sample.task})
 
 
-def _check_fit(folder: pathlib.Path, manifest: Mapping[str, Any], overlay: str | None) -> None:
-    """One set of weights against its config: a wrong number in either is told before gigabytes are read."""
-    shapes = {path: entry["shape"] for path, entry in manifest["arrays"]["base"].items()}
-    if overlay is not None:
-        over = {path: entry["shape"] for path, entry in manifest["arrays"][overlay].items()}
-        if any(path.startswith("mask_decoder/") for path in over):  # an overlay brings it whole
-            shapes = {path: shape for path, shape in shapes.items() if not path.startswith("mask_decoder/")}
-        shapes |= over
-    config = checkpoint.read_config(folder, manifest, overlay)
-    if overlay is None and not any(path.startswith("mask_decoder/") for path in shapes):
-        config = dataclasses.replace(config, mask_decoder=None)  # the overlays have their own
-    check_fit(config, shapes, where=folder)
-
-
 def _read(
     folder: pathlib.Path, overlays: Sequence[str], *, with_base: bool, dtype: Any
 ) -> dict[str, tuple[CrabConfig, dict[str, Any]]]:
@@ -473,7 +377,7 @@ def load(
     elif wanted - have - {"text"}:  # another set stands in
         wanted |= have | {"text"}
     for name in sorted(wanted & (have | {"text"})):
-        _check_fit(folder, manifest, None if name == "text" else name)
+        check_folder(folder, manifest, None if name == "text" else name)
     variants = _read(folder, sorted(have & wanted), with_base="text" in wanted, dtype=jnp.dtype(dtype))
     return Assistant(
         config,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from crab_jax import checkpoint
 from crab_jax.groups import CheckpointError
 from crab_jax.model import CrabConfig, abstract
 
@@ -44,3 +48,26 @@ def check_fit(config: CrabConfig, stored: Mapping[str, Sequence[int]], *, where:
             + "; ".join(wrong[:_NAMED])
             + more
         )
+
+
+def check_folder(folder: pathlib.Path, manifest: Mapping[str, Any], overlay: str | None) -> None:
+    """One set of weights against its config: a wrong number in either is told before gigabytes are read.
+
+    Args:
+        folder: of the weights.
+        manifest: its `crab.json`.
+        overlay: name of the set; None: the base.
+
+    Raises:
+        CheckpointError: as `check_fit`.
+    """
+    shapes = {path: entry["shape"] for path, entry in manifest["arrays"]["base"].items()}
+    if overlay is not None:
+        over = {path: entry["shape"] for path, entry in manifest["arrays"][overlay].items()}
+        if any(path.startswith("mask_decoder/") for path in over):  # an overlay brings it whole
+            shapes = {path: shape for path, shape in shapes.items() if not path.startswith("mask_decoder/")}
+        shapes |= over
+    config = checkpoint.read_config(folder, manifest, overlay)
+    if overlay is None and not any(path.startswith("mask_decoder/") for path in shapes):
+        config = dataclasses.replace(config, mask_decoder=None)  # the overlays have their own
+    check_fit(config, shapes, where=folder)

@@ -14,30 +14,35 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import sentencepiece
 
+from crab_jax.added_tokens import (
+    ADDED_TOKENS,
+    AUDIO,
+    CHAT_MARKS,
+    CONTROL_TOKENS,
+    IMAGE,
+    MASK_RUN,
+    MASK_TAGS,
+    MEDIA_TAGS,
+    SURROGATE,
+    VIDEO,
+    PlaceholderError,
+    UserTextError,
+    check_user_text,
+    expand_placeholders,
+)
 from crab_jax.batch import TokenIds
 
-IMAGE, VIDEO, AUDIO = MEDIA_TAGS = ("<image>", "<video>", "<audio>")  # replaced by features
-MASK_TAGS = tuple(f"<mask_{k}>" for k in range(6))  # each is predicted by the state that prompts one mask vector
-MASK_RUN = f"<mask_start>{''.join(MASK_TAGS)}<mask_end>"
-ADDED_TOKENS = (
-    "<image>", "<image_start>", "<image_end>",
-    "<video>", "<video_start>", "<video_end>",
-    "<audio>", "<audio_start>", "<audio_end>",
-    "<mask_start>", "<mask_end>", *MASK_TAGS,
-)  # fmt: skip
-CONTROL_TOKENS = ("<unk>", "<s>", "</s>")
-# Words of the chat template. For the tokenizer they are ordinary text, but typed by a person they would close the
-# instruction or open a second system message; LLaMA-2's own chat code refuses them for that reason, and so do we.
-CHAT_MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
+__all__ = [
+    "ADDED_TOKENS", "AUDIO", "CHAT_MARKS", "CONTROL_TOKENS", "IMAGE", "MASK_RUN", "MASK_TAGS", "MEDIA_TAGS", "SYSTEM",
+    "VIDEO", "PlaceholderError", "TargetSuffix", "Tokenizer", "TokenizerError", "UserTextError", "build_prompt",
+    "check_user_text", "expand_placeholders", "render_chat",
+]  # fmt: skip
 
 SYSTEM = "You are a helpful assistant."
 
 _WORD_START = "▁"  # U+2581, how SentencePiece writes a blank
 _SPECIAL = frozenset({*CONTROL_TOKENS, *(t for t in ADDED_TOKENS if t not in MASK_TAGS)})  # all but the six masks
 _ANY_TOKEN = re.compile("({})".format("|".join(map(re.escape, (*CONTROL_TOKENS, *ADDED_TOKENS)))))
-# Case is ignored because some templates lower-case what they are given: `<VIDEO>` would come out as `<video>`.
-_RESERVED = re.compile("|".join(map(re.escape, (*CONTROL_TOKENS, *ADDED_TOKENS, *CHAT_MARKS))), re.IGNORECASE)
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _LARGEST_FILE = 64 * 2**20  # bytes; LLaMA-2's file has half a million
 # ModelProto.normalizer_spec.add_dummy_prefix = false, serialised. A message that occurs twice in a protocol buffer is
 # merged, so appending these four bytes switches the option off without a protocol-buffer library.
@@ -46,50 +51,6 @@ _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
 
 class TokenizerError(ValueError):
     """A tokenizer file or an id that cannot be used; the message says what was expected and what was found."""
-
-
-class PlaceholderError(ValueError):
-    """Media tags of a text and the media given for them do not agree; the message names the tag."""
-
-
-class UserTextError(ValueError):
-    """Text typed by a person contains a string that means something to the model.
-
-    Attributes:
-        token: the string as typed.
-        position: its first character in the text, counted from 0.
-    """
-
-    def __init__(self, message: str, *, token: str, position: int):
-        super().__init__(message)
-        self.token = token
-        self.position = position
-
-
-def check_user_text(text: str, *, field: str = "text") -> None:
-    """Refuses text in which a person typed an added token, a control token or a mark of the chat template.
-
-    Args:
-        text: what the person typed.
-        field: what to call it in the message, for example `question`.
-
-    Raises:
-        UserTextError: naming the string and its position; also for half of a surrogate pair, which is no character.
-    """
-    if found := _RESERVED.search(text):
-        raise UserTextError(
-            f"{field}: {found[0]!r} at character {found.start()} has a meaning for the model and cannot be part of "
-            "what a person types; leave it out or write it differently",
-            token=found[0],
-            position=found.start(),
-        )
-    if found := _SURROGATE.search(text):
-        raise UserTextError(
-            f"{field}: half of a surrogate pair (U+{ord(found[0]):04X}) at character {found.start()}; the text was "
-            "decoded wrongly",
-            token=found[0],
-            position=found.start(),
-        )
 
 
 class TargetSuffix(enum.Enum):
@@ -234,16 +195,6 @@ class Tokenizer:
         """
         return [self._ids[p] if p in self._ids else self._sp.piece_to_id(p) for p in self.tokenize(text)]
 
-    def encode_text_only(self, text: str) -> list[int]:
-        """Ids of text as mere text: `<video>` in it becomes `<`, `video`, `>` and never a token.
-
-        Raises:
-            TokenizerError: half of a surrogate pair.
-        """
-        if not text:
-            return []
-        return [self._sp.piece_to_id(p) for p in self._split(_WORD_START + text.replace(_WORD_START, " "))]
-
     def encode_target(self, text: str, *, suffix: TargetSuffix = TargetSuffix.FINETUNE) -> list[int]:
         """Ids of a training target, tokenised on its own, so that its first word carries a word-start mark.
 
@@ -260,7 +211,7 @@ class Tokenizer:
         return self.encode(text + suffix.value)
 
     def _split(self, chunk: str) -> list[str]:
-        if found := _SURROGATE.search(chunk):
+        if found := SURROGATE.search(chunk):
             raise TokenizerError(f"half of a surrogate pair (U+{ord(found[0]):04X}) in the text {chunk!r}")
         return self._sp.encode(chunk, out_type=str)
 
@@ -396,44 +347,6 @@ def build_prompt(tokenizer: Tokenizer, instruction: str, *, system: str = SYSTEM
     29903, 6778, 13, 13]` (specification 7.2; `tests/test_tokens.py` compares where that file is at hand).
     """
     return tokenizer.encode(render_chat(instruction, system=system))
-
-
-def expand_placeholders(
-    ids: Iterable[int], slots: Mapping[str, int | Sequence[int]], tags: Mapping[str, int]
-) -> list[int]:
-    """`Tokenizer.expand` without a tokenizer.
-
-    Args:
-        ids: as there, like `slots`.
-        tags: the id of each of `MEDIA_TAGS`.
-
-    Raises:
-        PlaceholderError: as there.
-    """
-    ids = list(ids)
-    if unknown := sorted(set(slots) - set(MEDIA_TAGS)):
-        raise PlaceholderError(f"{unknown[0]}: no media tag; the tags are {', '.join(MEDIA_TAGS)}")
-    counts: dict[int, list[int]] = {}
-    for tag in MEDIA_TAGS:
-        found = ids.count(tags[tag])
-        if tag not in slots:
-            if found:
-                raise PlaceholderError(f"{tag}: occurs {found} times in the text, but no media were given for it")
-            continue
-        given = slots[tag]
-        listed = isinstance(given, Sequence)
-        rows = [operator.index(n) for n in given] if listed else [operator.index(given)] * found
-        if not found and (rows or not listed):
-            raise PlaceholderError(f"{tag}: media were given for it, but the text does not contain it")
-        if len(rows) != found:
-            raise PlaceholderError(f"{tag}: occurs {found} times in the text, but {len(rows)} numbers were given")
-        if any(n < 1 for n in rows):
-            raise PlaceholderError(f"{tag}: cannot stand for {min(rows)} feature rows")
-        counts[tags[tag]] = rows[::-1]
-    expanded: list[int] = []
-    for i in ids:
-        expanded.extend([i] * (counts[i].pop() if i in counts else 1))
-    return expanded
 
 
 def _rebuild(model: bytes, base_vocabulary: int | None, source: str) -> Tokenizer:

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from data_pipelines.audio import RATE
-from data_pipelines.fbank import BINS, SHIFT, WINDOW, normalised_fbank
+from data_pipelines.fbank import SHIFT, WINDOW, normalised_fbank
 from data_pipelines.media import bad
 
 PATCH = 16  # frames of the filter bank per patch row of BEATs
@@ -146,28 +146,3 @@ def log_mel_windows(
         Normalised log-mel, float32 `[A F 128]`, F the same for all windows of a clip.
     """
     return normalised_fbank(audio_windows(wave, rule=rule, seconds=seconds, second=second, where=where))
-
-
-def to_slots(fbank: np.ndarray, *, patch_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Windows in slots of one size, as batches hold them: whole patch rows only, the rest of the slot zero.
-
-    Args:
-        fbank: float32 `[A F 128]`.
-        patch_rows: capacity of a slot.
-
-    Returns:
-        float32 `[A 16·patch_rows 128]`, and how many patch rows of each window are real, int32 `[A]`: floor(F / 16), as
-        BEATs' convolution drops an incomplete last row anyway.
-
-    Raises:
-        ValueError: the windows hold more rows than a slot.
-    """
-    windows, frames, bins = fbank.shape
-    rows = frames // PATCH
-    if bins != BINS or not 1 <= rows <= patch_rows:
-        raise ValueError(
-            f"expected [A F {BINS}] with {PATCH} to {PATCH * patch_rows + PATCH - 1} frames, found {fbank.shape}"
-        )
-    slots = np.zeros((windows, PATCH * patch_rows, BINS), np.float32)
-    slots[:, : PATCH * rows] = fbank[:, : PATCH * rows]
-    return slots, np.full(windows, rows, np.int32)

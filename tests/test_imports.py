@@ -22,13 +22,36 @@ LIGHT = [
 ]  # fmt: skip
 # Package or module → prefixes of our own modules that it may import (itself always).
 MAY_IMPORT = {
-    "crab_jax/nn": ["crab_jax.nn", "crab_jax.config"],
-    # Of sharding, backbones take `constrain`: it needs nothing but jax, and does nothing where there is no mesh.
+    # Of sharding they take what is on which device; it needs nothing but jax, and does nothing where there is no mesh.
+    "crab_jax/nn": ["crab_jax.nn", "crab_jax.config", "crab_jax.sharding"],
     "crab_jax/backbones": [
         "crab_jax.nn", "crab_jax.weights", "crab_jax.params", "crab_jax.config", "crab_jax.sharding",
     ],
     "crab_jax/sharding.py": [],
     # Training knows no Crab: it takes anything with the shape of its System.
+    # Published files become weights folders and back; of the rest only networks and their sizes matter there.
+    "crab_jax/convert": [
+        "crab_jax.assets", "crab_jax.backbones", "crab_jax.checkpoint", "crab_jax.config", "crab_jax.folders",
+        "crab_jax.groups", "crab_jax.model", "crab_jax.nn", "crab_jax.params", "crab_jax.recipe", "crab_jax.sharding",
+        "crab_jax.starting", "crab_jax.system", "crab_jax.train", "crab_jax.weights",
+    ],
+    "crab_jax/checkpoint.py": [
+        "crab_jax.backbones", "crab_jax.config", "crab_jax.folders", "crab_jax.groups", "crab_jax.manifest",
+        "crab_jax.model", "crab_jax.params",
+    ],
+    "crab_jax/fitting.py": ["crab_jax.checkpoint", "crab_jax.groups", "crab_jax.model"],
+    "crab_jax/folders.py": ["crab_jax.groups"],
+    "crab_jax/groups.py": ["crab_jax.params"],
+    "crab_jax/results.py": ["crab_jax.evaluate", "crab_jax.tasks"],
+    "crab_jax/api.py": [
+        "crab_jax.assets", "crab_jax.batch", "crab_jax.checkpoint", "crab_jax.evaluate", "crab_jax.fitting",
+        "crab_jax.model", "crab_jax.results", "crab_jax.tasks", "crab_jax.tokens", "data_pipelines.decode",
+        "data_pipelines.examples",
+    ],
+    "crab_jax/infer.py": [
+        "crab_jax.api", "crab_jax.assets", "crab_jax.checkpoint", "crab_jax.draw", "crab_jax.evaluate",
+        "crab_jax.tasks",
+    ],
     "crab_jax/train": [
         "crab_jax.config", "crab_jax.params", "crab_jax.sharding", "crab_jax.groups", "crab_jax.plan.hardware",
     ],
@@ -41,7 +64,8 @@ MAY_IMPORT = {
     "crab_jax/evaluate/score.py": ["crab_jax.evaluate", "crab_jax.metrics", "crab_jax.tasks", "data_pipelines"],
     "crab_jax/evaluate/table.py": ["crab_jax.evaluate", "crab_jax.metrics", "crab_jax.tasks"],
     "crab_jax/losses.py": ["crab_jax.nn"],
-    "crab_jax/tokens.py": ["crab_jax.batch"],
+    "crab_jax/tokens.py": ["crab_jax.added_tokens", "crab_jax.batch"],
+    "crab_jax/added_tokens.py": [],
     "crab_jax/batch.py": ["crab_jax.layout"],
     "crab_jax/config.py": [],
     "crab_jax/manifest.py": ["crab_jax.groups"],
@@ -49,7 +73,8 @@ MAY_IMPORT = {
     "crab_jax/flops.py": [],
     "crab_jax/plan/hardware.py": [],
     "crab_jax/plan/hlo.py": [],
-    "crab_jax/plan/work.py": ["crab_jax.plan.hardware", "crab_jax.plan.hlo"],
+    "crab_jax/plan/kernels.py": ["crab_jax.plan.hlo"],
+    "crab_jax/plan/work.py": ["crab_jax.plan.hardware", "crab_jax.plan.hlo", "crab_jax.plan.kernels"],
     "crab_jax/weights.py": [],
     "crab_jax/layout.py": [],
     "crab_jax/model.py": [

@@ -436,7 +436,8 @@ def test_no_mask_where_no_picture_is_shown(crab, folders, monkeypatch):
 
 def test_mask_tokens_spelled_in_letters_are_none(crab, folders):
     prepared = crab.prepare(read_sample(fields(folders, "s4")))
-    ids = crab.tokenizer.encode_text_only("<mask_0><mask_1><mask_2><mask_3><mask_4><mask_5>")
+    ids = [i for k in range(6) for part in ("<mask", f"_{k}>") for i in crab.tokenizer.encode(part)]
+    assert not set(ids) & set(crab.tokenizer.token_ids.masks)
     reply = Reply(ids=(*ids, crab.tokenizer.eos), finished=True, mask_count=0, mask_logits=None, seconds={})
     result = crab._result(prepared, reply)
     assert result.text.count("<mask_") == 6

@@ -529,17 +529,6 @@ def test_log_mel_windows(rule, seconds, second, clip_s, shape):
     assert out.dtype == np.float32
 
 
-def test_slots():
-    out = np.random.default_rng(0).standard_normal((3, 98, 128)).astype(np.float32)
-    slots, rows = windows.to_slots(out, patch_rows=12)
-    assert (slots.shape, slots.dtype, rows.dtype) == ((3, 192, 128), np.float32, np.int32)
-    assert rows.tolist() == [6, 6, 6]
-    np.testing.assert_array_equal(slots[:, :96], out[:, :96])
-    assert not slots[:, 96:].any()
-    with pytest.raises(ValueError, match="16 to 95 frames, found"):
-        windows.to_slots(out, patch_rows=5)
-
-
 def test_rules_are_given_what_they_need():
     with pytest.raises(ValueError, match="expected an audio rule"):
         windows.window_bounds(16_000, rule="every_second", seconds=10)

@@ -110,26 +110,11 @@ def test_dummy_prefix_is_switched_off_as_a_protocol_buffer_library_would(tiny):
         assert tiny._sp.decode(other.encode(text)) == other.decode(other.encode(text))
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.one_of(TEXT, st.sampled_from(RESERVED)), max_size=8).map("".join))
-def test_text_only_never_makes_a_token(text):
-    tokenizer = Tokenizer.tiny()
-    ids = tokenizer.encode_text_only(text)
-    assert not set(ids) & set(range(tokenizer.base, tokenizer.size))
-    assert not set(ids) & {tokenizer.unk, tokenizer.bos, tokenizer.eos}
-    assert tokenizer.decode_plain(ids) == text
-
-
-def test_text_only_and_trusted_text_agree_where_there_are_no_tokens(tiny):
-    assert tiny.encode_text_only("the dog [INST]") == tiny.encode("the dog [INST]")
-    assert tiny.encode_text_only("a <video>") != tiny.encode("a <video>")
-
-
 def test_half_a_surrogate_pair_is_refused(tiny):
     with pytest.raises(TokenizerError, match=r"U\+D800"):
         tiny.encode("a\ud800")
     with pytest.raises(TokenizerError, match=r"U\+DFFF"):
-        tiny.encode_text_only("\udfff")
+        tiny.encode("\udfff")
 
 
 @pytest.mark.parametrize("token", RESERVED)
