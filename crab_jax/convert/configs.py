@@ -43,6 +43,7 @@ class Configs:
     tokenizer: pathlib.Path | None = None
 
     def crab(self) -> CrabConfig:
+        """All parts together, as a weights folder describes them."""
         return CrabConfig(**self.parts)
 
 

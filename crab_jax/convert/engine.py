@@ -32,6 +32,7 @@ class Parameter:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of memory that reading takes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

@@ -45,10 +45,12 @@ class Report:
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def ignore(self, reason: str, name: str) -> None:
+        """Notes a tensor that is left out on purpose, under the reason."""
         self.ignored.setdefault(reason, []).append(name)
 
     @property
     def fatal(self) -> bool:
+        """Whether nothing may be written."""
         return bool(self.missing or self.misshapen or self.problems)
 
     def raise_if_fatal(self) -> None:

@@ -40,6 +40,11 @@ _SAFETENSORS_NAMES = {dtype: name for name, dtype in _SAFETENSORS.items()}
 
 
 def read_safetensors(path: pathlib.Path) -> Source:
+    """The tensors of a safetensors file; reads its header alone, the numbers when they are asked for.
+
+    Raises:
+        SourceError: a header that is broken, or describes tensors that the file cannot hold.
+    """
     size = path.stat().st_size
     try:
         with path.open("rb") as file:

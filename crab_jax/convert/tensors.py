@@ -50,6 +50,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of memory that reading takes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -92,9 +93,11 @@ class Source:
         return list(self.tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Of one tensor, without reading it."""
         return self.tensors[name].shape
 
     def dtype(self, name: str) -> np.dtype:
+        """Of one tensor, without reading it."""
         return self.tensors[name].dtype
 
     def read(self, name: str) -> np.ndarray:
@@ -122,6 +125,20 @@ def _fill(file: BinaryIO, buffer: np.ndarray, path: pathlib.Path, what: str) -> 
 
 
 def read_bytes(path: pathlib.Path, offset: int, count: int, what: str) -> np.ndarray:
+    """A piece of a file.
+
+    Args:
+        path: the file.
+        offset: of the first byte.
+        count: bytes.
+        what: to call it in messages.
+
+    Returns:
+        uint8 [count].
+
+    Raises:
+        SourceError: the file ends before, or cannot be read.
+    """
     buffer = np.empty(count, np.uint8)
     try:
         with path.open("rb", buffering=0) as file:
@@ -133,10 +150,16 @@ def read_bytes(path: pathlib.Path, offset: int, count: int, what: str) -> np.nda
 
 
 def is_count(value: Any) -> bool:
+    """Whether it is a whole number that can be a size or a place in a file; True and False are not."""
     return type(value) is int and 0 <= value <= MAX_SIZE
 
 
 def sizes(values: Any) -> tuple[int, ...]:
+    """The shape that a file claims for a tensor.
+
+    Raises:
+        ValueError: it is no sequence of counts, or has more axes than any tensor.
+    """
     if not isinstance(values, (tuple, list)) or len(values) > MAX_RANK or not all(is_count(n) for n in values):
         raise ValueError("a tensor whose sizes are not counts")
     return tuple(values)

@@ -33,6 +33,11 @@ LEGACY_HEAD = b"\x80\x02\x8a\x0a" + _MAGIC.to_bytes(10, "little")
 
 
 def read_zip(path: pathlib.Path) -> Source:
+    """The tensors of a PyTorch file in the zip format; its pickle is interpreted without executing anything.
+
+    Raises:
+        SourceError: not such a file, truncated, or a pickle that holds more than tensors.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}

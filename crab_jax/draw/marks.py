@@ -32,6 +32,7 @@ from data_pipelines.image import PALETTE
 
 
 def check_picture(image: np.ndarray) -> np.ndarray:
+    """The picture, uint8 [H W 3]. Raises `ValueError` for anything else."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype != np.uint8:
         raise ValueError(f"expected a picture uint8 [H W 3], found {image.dtype} {list(image.shape)}")
@@ -39,6 +40,7 @@ def check_picture(image: np.ndarray) -> np.ndarray:
 
 
 def check_plane(mask: np.ndarray) -> np.ndarray:
+    """The mask, [h w]. Raises `ValueError` for anything else."""
     mask = np.asarray(mask)
     if mask.ndim != 2 or 0 in mask.shape:
         raise ValueError(f"expected a mask [h w], found {mask.dtype} {list(mask.shape)}")
@@ -46,6 +48,7 @@ def check_plane(mask: np.ndarray) -> np.ndarray:
 
 
 def check_classes(labels: np.ndarray) -> np.ndarray:
+    """The classes, int64 [h w]. Raises `ValueError` for other shapes and for classes without a colour."""
     labels = check_plane(labels).astype(np.int64)
     if labels.min() < 0 or labels.max() >= len(PALETTE):
         raise ValueError(f"expected classes 0 to {len(PALETTE) - 1}, found {labels.min()} to {labels.max()}")
@@ -108,6 +111,16 @@ def show_tiles(tiles: Sequence[Tile], *, tallest: int = TALLEST) -> Image.Image:
 
 
 def mark_mask(pixels: np.ndarray, mask: np.ndarray, colour) -> np.ndarray:
+    """The picture with a mask in one colour and outlined, the rest dimmed.
+
+    Args:
+        pixels: uint8 [H W 3].
+        mask: [h w], spread over the picture.
+        colour: RGB, 0 to 255.
+
+    Returns:
+        uint8 [H W 3].
+    """
     mask = spread(mask, pixels.shape[:2])
     if not mask.any():
         return _note(_dim(pixels, 0.55), "nothing is marked")
@@ -147,6 +160,16 @@ def _name(names: Sequence[str], label: int) -> str:
 
 
 def mark_classes(pixels: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """The picture with classes in the colours of the palette, the largest ones named; background is dimmed.
+
+    Args:
+        pixels: uint8 [H W 3].
+        labels: int [h w], spread over the picture.
+        names: of the classes.
+
+    Returns:
+        uint8 [H W 3].
+    """
     labels = spread(labels, pixels.shape[:2])
     if not labels.any():
         return _note(_dim(pixels, 0.55), "nothing but background")
@@ -220,6 +243,11 @@ def legend(labels: np.ndarray, truth: np.ndarray | None, names: Sequence[str], *
 
 
 def read_box(box: Sequence[float], grid: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a box, whatever the order of its corners, cut at the edges of the grid.
+
+    Raises:
+        ValueError: not four finite numbers.
+    """
     values = [float(v) for v in box]
     if len(values) != 4 or not all(map(math.isfinite, values)):
         raise ValueError(f"expected a box x1, y1, x2, y2, found {list(box)}")
@@ -237,6 +265,18 @@ def box_iou(a, b) -> float:
 
 
 def mark_box(pixels: np.ndarray, box, label: str, truth, grid: int) -> np.ndarray:
+    """The picture with a box and its name, and with the true box if there is one.
+
+    Args:
+        pixels: uint8 [H W 3].
+        box: as `read_box` returns it.
+        label: name of what is in it.
+        truth: another such box, or None.
+        grid: numbers per side that the corners count in.
+
+    Returns:
+        uint8 [H W 3].
+    """
     height, width = pixels.shape[:2]
 
     def place(corners):

@@ -31,6 +31,7 @@ def assemble(title: str, score: str, *blocks: Image.Image | None) -> Image.Image
 
 
 def blank(height: int) -> Image.Image:
+    """An empty block of the width of a sheet."""
     return Image.new("RGB", (WIDTH, max(int(height), 1)), PAPER)
 
 
@@ -43,6 +44,7 @@ def above(upper: Image.Image, lower: Image.Image) -> Image.Image:
 
 
 def heading(title: str, score: str) -> Image.Image:
+    """The title, and at its right the score, if there is one."""
     block = blank(40)
     draw = ImageDraw.Draw(block)
     room = WIDTH - 2 * PAD
@@ -70,6 +72,7 @@ def panel(label: str, text: str, *, size: int, bar=LINE, lines: int = 8, ink=INK
 
 
 def said(text: str, *, lines: int = 5) -> Image.Image | None:
+    """What the model said; None if it said nothing."""
     return panel("The model said", text, size=16, lines=lines, ink=MUTED) if text else None
 
 
@@ -113,6 +116,7 @@ def clean(text: str) -> str:
 
 
 def text_width(text: str, size: int) -> int:
+    """Pixels that a line takes."""
     return math.ceil(font(size).getlength(text))
 
 
@@ -162,6 +166,7 @@ def wrap(text: str, room: int, size: int, lines: int) -> list[str]:
 
 
 def percent(share: float) -> str:
+    """A share for people, without calling anything above nothing 0.0 %."""
     if 0 < share < 0.001:
         return "under 0.1 %"
     return f"{100 * share:.1f} %"

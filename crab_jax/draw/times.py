@@ -16,6 +16,7 @@ Rows = Sequence[tuple[str, Sequence[tuple[str, float, float]]]]
 
 
 def check_duration(seconds: float) -> float:
+    """The duration. Raises `ValueError` unless it is finite and above 0."""
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"expected a duration above 0 s, found {seconds}")
     return float(seconds)
@@ -37,9 +38,11 @@ class Axis:
 
     @property
     def marks(self) -> list[float]:
+        """Seconds that are written below the axis."""
         return [k * self.step_s for k in range(int(self.duration_s / self.step_s + 1e-6) + 1)]
 
     def at(self, time_s: float) -> int:
+        """Column of a moment; moments outside are put at the ends."""
         return round(self.left + (self.right - self.left) * min(max(time_s / self.duration_s, 0), 1))
 
 
@@ -88,6 +91,7 @@ def waveform(wave: np.ndarray | None, axis: Axis, *, height: int = 84) -> Image.
 
 
 def ruler(axis: Axis) -> Image.Image:
+    """The marks of an axis with their seconds."""
     block = blank(24)
     draw = ImageDraw.Draw(block)
     places = max(0, -math.floor(math.log10(axis.step_s)))
