@@ -1,1 +1,1 @@
-
+"""Published PyTorch files to weights folders and back, without torch."""

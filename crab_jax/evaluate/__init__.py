@@ -1,1 +1,1 @@
-
+"""Generation, and evaluation of whole test sets."""
