@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     for projector, width in ((m.vl_projector, VISION), (m.al_projector, SOUND)):
         projector.update(
             num_queries=4, hidden_size=128, num_heads=4, intermediate_size=512, out_features=WIDTH, encoder_width=width,
-            dropout=0.0, vocab_size=8, max_positions=8,
+            dropout=0.0, vocab_size=8, max_positions=8, init_std=0.088,
         )  # fmt: skip
     m.mask_decoder.update(
         in_features=WIDTH, image_features=VISION, grid=8, image_size=IMAGE_SIZE, low_res=56, prompt_dim=128,

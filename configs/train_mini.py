@@ -28,11 +28,11 @@ _PRETRAINED = ("visual_pretrain", "seg_pretrain", "audio_pretrain")
 # sources, heads of the mask losses.
 STAGES = {
     "visual_pretrain": dict(
-        start=(), train=(_EVERYTHING,), steps=700, rate=2e-3, rows=4, heads=(),
+        start=(), train=(_EVERYTHING,), steps=300, rate=2e-3, rows=4, heads=(),
         layout=dict(tokens=256, frames=3, windows=0, patch_rows=6, masks=0), shares={"pretrain-image": 1},
     ),
     "seg_pretrain": dict(
-        start=_PRETRAINED[:1], train=(_NO_EAR,), steps=100, rate=1.5e-3, rows=4, heads=("binary",),
+        start=_PRETRAINED[:1], train=(_NO_EAR,), steps=200, rate=1.5e-3, rows=4, heads=("binary",),
         layout=dict(tokens=320, frames=3, windows=0, patch_rows=6, masks=3),
         shares={"pretrain-seg": 2, "pretrain-image": 1},
     ),

@@ -57,9 +57,9 @@ def model_config(stage: Stage, config: CrabConfig | None) -> CrabConfig:
 
 
 def _settings_are_free(then: dict[str, Any], now: dict[str, Any]) -> None:
-    """Dropout is no size: a run may choose another."""
+    """Dropout and how parameters start are no sizes: a run may choose others."""
     for one in (then, now):
-        one.pop("dropout", None)
+        one.pop("dropout", None), one.pop("init_std", None)
         if isinstance(one.get("lora"), dict):
             one["lora"] = {k: v for k, v in one["lora"].items() if not k.startswith("dropout")}
 

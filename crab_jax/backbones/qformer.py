@@ -18,8 +18,6 @@ from crab_jax.nn.norms import LayerNorm
 from crab_jax.nn.shapes import expect
 from crab_jax.weights import Rule, WeightTable, drop_axes, linear, norm
 
-_bert = nn.initializers.normal(0.02)  # every weight of the Q-Former and the queries, specification A.5
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QFormerConfig:
@@ -36,6 +34,9 @@ class QFormerConfig:
         proj_depth: linear maps after the Q-Former, with GELU between them.
         vocab_size: rows of a word embedding that the files hold and nothing reads.
         max_positions: rows of a position embedding that the files hold and nothing reads.
+        init_std: standard deviation of every matrix and of the queries at the start. 0.02 is BERT's (specification
+            A.5). At a width of 128 it lets through so little that what comes out hardly depends on the picture, and a
+            model that is trained from nothing learns to speak without looking: 1/√width keeps the size.
     """
 
     encoder_width: int
@@ -53,12 +54,13 @@ class QFormerConfig:
     proj_depth: int
     vocab_size: int
     max_positions: int
+    init_std: float = 0.02
 
     def __post_init__(self):
         unread = ("vocab_size", "max_positions")  # the files may do without what nothing reads
         check_sizes("qformer", self, sorted({*int_fields(self)} - {*unread}))
         check_sizes("qformer", self, unread, least=0)
-        check_positive("qformer", self, "layer_norm_eps", "input_norm_eps")
+        check_positive("qformer", self, "layer_norm_eps", "input_norm_eps", "init_std")
         if self.hidden_size % self.num_heads:
             raise ConfigError(
                 f"qformer: hidden_size {self.hidden_size} does not divide into num_heads {self.num_heads}"
@@ -90,7 +92,7 @@ class _Attention(nn.Module):
         width = c.hidden_size // c.num_heads
 
         def heads(name, y):
-            y = Linear(c.hidden_size, dtype=self.dtype, kernel_init=_bert, name=name)(y)
+            y = Linear(c.hidden_size, dtype=self.dtype, kernel_init=nn.initializers.normal(c.init_std), name=name)(y)
             return y.reshape(*y.shape[:-1], c.num_heads, width)
 
         def drop(name):
@@ -104,7 +106,9 @@ class _Attention(nn.Module):
             mask=None if mask is None else mask[:, None, None, :],
             dropout=drop("weight_dropout"),
         )
-        y = Linear(c.hidden_size, dtype=self.dtype, kernel_init=_bert, name="out")(y.reshape(x.shape))
+        y = Linear(c.hidden_size, dtype=self.dtype, kernel_init=nn.initializers.normal(c.init_std), name="out")(
+            y.reshape(x.shape)
+        )
         return LayerNorm(c.layer_norm_eps, name="norm")(x + drop("dropout")(y))
 
 
@@ -127,8 +131,10 @@ class _Layers(nn.Module):
         if self.cross:
             cross = _Attention(c, self.dtype, self.deterministic, name="cross")
             x = seen["cross_attn"] = cross(x, features, mask)
-        y = Linear(c.intermediate_size, dtype=self.dtype, kernel_init=_bert, name="up")(x)
-        y = Linear(c.hidden_size, dtype=self.dtype, kernel_init=_bert, name="down")(_activation(c.hidden_act)(y))
+        y = Linear(c.intermediate_size, dtype=self.dtype, kernel_init=nn.initializers.normal(c.init_std), name="up")(x)
+        y = Linear(c.hidden_size, dtype=self.dtype, kernel_init=nn.initializers.normal(c.init_std), name="down")(
+            _activation(c.hidden_act)(y)
+        )
         y = nn.Dropout(c.dropout, deterministic=self.deterministic)(y)
         x = seen["out"] = LayerNorm(c.layer_norm_eps, name="norm")(x + y)
         if self.rest:
@@ -178,7 +184,9 @@ class QFormer(nn.Module):
             expect(mask, "G n", **sizes)
         seen: dict[str, Any] = {}
         features = seen["ln"] = LayerNorm(c.input_norm_eps, name="input_norm")(features.astype(self.dtype))
-        queries = self.param("queries", _bert, (c.num_queries, c.hidden_size)).astype(self.dtype)
+        queries = self.param("queries", nn.initializers.normal(c.init_std), (c.num_queries, c.hidden_size)).astype(
+            self.dtype
+        )
         x = jnp.broadcast_to(queries, (sizes["G"], *queries.shape))
         x = seen["query_embeddings"] = LayerNorm(c.layer_norm_eps, name="query_norm")(x)
         x = nn.Dropout(c.dropout, deterministic=deterministic)(x)

@@ -1,0 +1,65 @@
+"""The recipe of crab-mini: that its stages fit together, the model, and each other."""
+
+import re
+
+import pytest
+
+from configs import train_mini
+from crab_jax.config import build
+from crab_jax.model import abstract
+from crab_jax.params import split
+from crab_jax.recipe import Recipe
+from crab_jax.tasks import ALL, TASKS
+
+
+def recipe(argument):
+    config = train_mini.get_config(argument).to_dict()
+    config["data"]["shards"] = "shards"
+    return build(Recipe, config)
+
+
+@pytest.mark.parametrize("stage", train_mini.STAGES)
+def test_a_stage_is_a_whole_recipe(stage):
+    r = recipe(f"{stage},runs=elsewhere")
+    assert r.stage.name == stage
+    assert all(s.split("/")[0] in ALL for s in r.data.sources)
+    assert [s.split("/")[0] for s in r.stage.start] == ["elsewhere"] * len(r.stage.start)
+    trained, frozen = split(abstract(r.model), r.stage.train)
+    assert trained
+    assert "mask_decoder/pe/level0" in frozen
+    encoders = any(path.startswith(("clip/", "beats/")) for path in trained)
+    assert encoders == r.stage.train_encoders
+    assert bool(r.loss.heads) == bool(r.data.layout.masks)
+
+
+def test_every_stage_starts_from_all_that_was_trained_before():
+    done = []
+    for stage, values in train_mini.STAGES.items():
+        expected = [s for s in done if not s.startswith("finetune_av")]
+        assert list(values["start"]) == expected, stage
+        done.append(stage)
+
+
+def test_together_the_stages_train_every_weight():
+    left = set(abstract(recipe("finetune").model))
+    for stage in train_mini.STAGES:
+        left = {p for p in left if not any(re.fullmatch(t, p) for t in recipe(stage).stage.train)}
+    assert left == {"mask_decoder/pe/level0", "mask_decoder/pe/level1"}
+
+
+def test_the_joint_stage_learns_all_tasks():
+    assert {s.split("/")[0] for s in recipe("finetune").data.sources} == set(TASKS)
+
+
+def test_longer_training_is_a_number():
+    assert recipe("finetune,scale=2.5").run.steps == round(2.5 * recipe("finetune").run.steps)
+    assert recipe("finetune,scale=0.0001").run.steps == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("finetun", "expected one of visual_pretrain"), ("finetune,rows=3", "expected runs=DIR or scale=N")],
+)
+def test_arguments_that_cannot_be(argument, message):
+    with pytest.raises(ValueError, match=message):
+        train_mini.get_config(argument)
