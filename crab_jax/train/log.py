@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -59,9 +60,9 @@ class RunLog:
         self._events = self._lines = None
         if not writes:
             return
-        path = workdir / "metrics.jsonl"
-        keep_steps(path, first)
-        self._lines = path.open("a", encoding="utf-8")
+        self._path = workdir / "metrics.jsonl"
+        keep_steps(self._path, first)
+        self._lines = self._path.open("a", encoding="utf-8")
         if tensorboard:
             from tensorboardX import SummaryWriter  # imported here: it is slow, and not everybody wants it
 
@@ -70,7 +71,8 @@ class RunLog:
     def close(self) -> None:
         """Writes what is still in memory."""
         if self._lines is not None:
-            self._lines.close()
+            with contextlib.suppress(OSError):  # a full disk; what was lost, the error of the last step has told
+                self._lines.close()
         if self._events is not None:
             self._events.close()
 
@@ -88,6 +90,9 @@ class RunLog:
             tokens: real ones in it, over all processes.
             flops: products in it that count for the MFU.
             fill: resource → share of the rows of this process that is used.
+
+        Raises:
+            OSError: the disk is full, for example.
         """
         if not self._writes:
             return
@@ -95,8 +100,7 @@ class RunLog:
         line["tokens_per_s"] = tokens / values["seconds"]
         if self._peak:
             line["mfu"] = flops / values["seconds"] / self._peak
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
+        self._write(line)
         self._scalars(step, line)
         self._window.append(line)
         if step % self._every == 0 or step == self._total or step == self._first + 1:
@@ -106,9 +110,16 @@ class RunLog:
     def scalars(self, step: int, values: Mapping[str, float], *, kind: str) -> None:
         """Further values, under their own kind: a line of their own in metrics.jsonl."""
         if self._writes:
-            self._lines.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
-            self._lines.flush()
+            self._write({"step": step, "kind": kind, **values})
             self._scalars(step, {f"{kind}/{name}": x for name, x in values.items()})
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        try:
+            self._lines.write(json.dumps(line) + "\n")
+            self._lines.flush()
+        except OSError as error:
+            where = f"{self._path}: {error.strerror}; make room and start the same command again"
+            raise OSError(error.errno, where) from error
 
     def _scalars(self, step: int, values: Mapping[str, float]) -> None:
         if self._events is not None:

@@ -168,7 +168,9 @@ def check_same(place: pathlib.Path, stored: Mapping[str, Any], about: Mapping[st
     if parts := [part for part in sorted({*then, *now}) if then.get(part) != now.get(part)]:
         raise Mismatch(
             f"{place}: the frozen weights are others than when the run was started ({', '.join(parts)} differ); give "
-            "the same base weights in the same dtype, or choose another --workdir"
+            "the same base weights in the same dtype, or choose another --workdir. Weights that are drawn at random, "
+            "as without stage.base, are drawn anew each time: their last bits depend on the devices, the mesh, the "
+            "version of JAX and XLA_FLAGS, so all of these have to be as they were"
         )
 
 
