@@ -137,6 +137,7 @@ def recipe(
     c.compute = dict(
         dtype="float32" if reference else "bfloat16", frozen_dtype="float32" if reference else "bfloat16",
         remat="nothing_saveable", logit_chunks=1 if reference else 8,
+        attention="dot" if reference else "auto", dropout_bits="threefry" if reference else "auto",
     )  # fmt: skip
     c.run = to_dict(RunConfig(rows=examples if reference else rows, epochs=epochs))
     # Q-48 is off in both: whether DeepSpeed really did that is not certain.
@@ -150,7 +151,7 @@ def recipe(
 def _shrink(c: ConfigDict, single: Mapping[str, int]) -> None:
     """Makes a stage a matter of seconds: a few short rows, and a checkpoint after every step."""
     c.data.update(layout=dict(single, tokens=SMOKE_TOKENS), workers=0)
-    c.compute.update(dtype="float32", frozen_dtype="float32", logit_chunks=1)
+    c.compute.update(dtype="float32", frozen_dtype="float32", logit_chunks=1, remat="none")  # quick to compile
     c.run.update(steps=3, rows=2)
     c.save.update(every_steps=1, keep_last=3)
     c.log.tensorboard = False

@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         files.add_argument(
             f"--{role.replace('_', '-')}", type=path, metavar="FILE", help=f"instead of DIR/{name}{also}"
         )
-    parser.add_argument("--out", type=path, metavar="DIR", required=True, help="the new weights folder")
+    about = "the new weights folder; with --to, the folder of the file"
+    parser.add_argument("--out", type=path, metavar="DIR", required=True, help=about)
     parser.add_argument(
         "--model-config", type=path, metavar="FILE.json", help="numbers that no file carries (default: published model)"
     )

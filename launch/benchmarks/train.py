@@ -19,8 +19,12 @@ from crab_jax.recipe import Recipe
 from crab_jax.tasks import TASKS
 from crab_jax.tokens import Tokenizer
 from crab_jax.train.log import peak_flops
+from data_pipelines.build import Options
+from data_pipelines.build import build as build_shards
+from data_pipelines.records import open_shards
 from data_pipelines.stream.packing import PACKED, best_fit
-from data_pipelines.stream.tables import read_table
+from data_pipelines.stream.tables import Source, read_table
+from data_pipelines.world import build as world
 from launch.benchmarks import data, limits, products
 from launch.benchmarks.answer import precision
 from launch.benchmarks.report import Row
@@ -161,15 +165,18 @@ def packing_rows(sizes: Sizes, dtypes: Sequence[str], rounds: int) -> Iterator[R
 
 def example_sizes(config: Recipe, *, clips: int) -> np.ndarray:
     """What examples of the nine tasks need, drawn as often as the published data sets are large: int [n 4]."""
-    spec_sizes, tokenizer = config.model.feature_sizes, Tokenizer.tiny()
+    sizes, tokenizer = config.model.feature_sizes, Tokenizer.tiny()
     rng = np.random.default_rng(0)
     total = sum(data.PUBLISHED.values())
     drawn = []
-    with tempfile.TemporaryDirectory() as folder, data.world(pathlib.Path(folder), clips=clips) as world:
-        for task in TASKS:
-            table = read_table(
-                world.source(task), wording=data.WORDING, tokenizer=tokenizer, sizes=spec_sizes, cache=None
-            )
+    with tempfile.TemporaryDirectory() as folder:
+        media, shards = pathlib.Path(folder, "media"), pathlib.Path(folder, "shards")
+        # Lengths do not depend on how large pictures are.
+        world.build(media, clips=clips, seed=0, tasks=tuple(TASKS), size=(64, 48), fps=1, least=1, quiet=True)
+        for task, spec in TASKS.items():
+            build_shards(spec, root=media, out=shards, options=Options(jobs=0, size=32, splits=("train",)))
+            source = Source(open_shards(shards, task, "train"), spec)
+            table = read_table(source, wording=data.WORDING, tokenizer=tokenizer, sizes=sizes, cache=None)
             count = max(1, round(1024 * data.PUBLISHED[task] / total))
             drawn.append(table.size[rng.integers(0, len(table), count), : len(PACKED)])
     return rng.permutation(np.concatenate(drawn))
