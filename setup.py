@@ -9,7 +9,16 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["crab_jax", "crab_jax.*", "data_pipelines", "data_pipelines.*"]),
-    package_data={"crab_jax": ["**/*.json", "**/*.npz", "**/*.model", "**/*.safetensors"], "data_pipelines": ["*.css"]},
+    package_data={
+        "crab_jax": [
+            "**/*.json",
+            "**/*.npz",
+            "**/*.model",
+            "**/*.safetensors",
+            "evaluate/report/templates/*",
+        ],
+        "data_pipelines": ["*.css"],
+    },
     install_requires=[
         "jax>=0.10.2,<0.13",
         "flax>=0.12.8,<0.13",
@@ -36,6 +45,7 @@ setup(
         "tensorflow-datasets>=4.9.10,<4.10",
         "importlib_resources>=6",  # tensorflow-datasets needs it for builders inside packages and does not say so
         "tqdm>=4.66",
+        "jinja2>=3.1,<4",
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],

@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, about, prepare in (
         ("infer", "answer questions about videos, sounds and images", _infer),
         ("eval", "ask everything in the test sets of shards, and make one table of it", _eval),
+        ("report", "write the page of an evaluation once more, without a model", _report),
         ("convert", "convert the published PyTorch files into a weights folder", _convert),
         ("export", "write a weights folder back under the published PyTorch names", _export),
         ("data", "build shards from data sets, and look into them", _data),
@@ -61,6 +62,13 @@ def _infer(parser: argparse.ArgumentParser):
 
 def _eval(parser: argparse.ArgumentParser):
     from crab_jax.evaluate import command
+
+    command.add_arguments(parser)
+    return command.main
+
+
+def _report(parser: argparse.ArgumentParser):
+    from crab_jax.evaluate.report import command
 
     command.add_arguments(parser)
     return command.main

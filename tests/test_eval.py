@@ -38,7 +38,7 @@ def canned(monkeypatch):
 def arguments(inputs, out, *more):
     return [
         "--shards", str(inputs / "shards"), "--weights", str(inputs / "weights"), "--out", str(out),
-        "--dtype", "float32", "--batch", "4", *more,
+        "--dtype", "float32", "--batch", "4", "--gallery", "0", "--router", "0", *more,
     ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -15,16 +16,20 @@ from tqdm import tqdm
 
 from crab_jax.api import Assistant, load
 from crab_jax.assets import weights_folder
-from crab_jax.evaluate import journal, run, table
+from crab_jax.evaluate import baselines, journal, run, table
 from crab_jax.evaluate.generate import REFERENCE_SAMPLING, Sampling
 from crab_jax.evaluate.plan import EvaluationError, about, plan, settings_of
+from crab_jax.evaluate.report.findings import SPEED
+from crab_jax.evaluate.report.page import GALLERY, REPORT, ReportError, write_report
 from crab_jax.evaluate.rescore import score_file
+from crab_jax.evaluate.routing import ITEMS, write_router
 from crab_jax.evaluate.run import Run
 from crab_jax.evaluate.score import ScoreError, item_ids
+from crab_jax.evaluate.write_table import write_table
 from crab_jax.tasks import TASKS, Wording
 from data_pipelines.stream.tables import StreamError
 
-SPEED = "speed.json"
+GALLERY_HELP = "right answers of every test set on the page, and as many others; 0: no pictures"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,11 +48,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mode", choices=("decoded", "teacher-forced", "both"), default="both",
         help="masks of what the model says, of the true text, or both (default); other tasks are always decoded",
     )  # fmt: skip
-    add("--swap", choices=("sound", "picture"), help="give every question the sound, or the pictures, of another clip")
+    add(
+        "--swap", choices=("sound", "picture", "compare"),
+        help="give every question the sound, or the pictures, of another clip; compare: as it is and both of these",
+    )  # fmt: skip
     add("--limit", type=_count, metavar="N", help="only the first N items of each test set")
     add(
         "--score", type=path, metavar="FILE",
         help="without a model: score a file of answers, a JSON object with 'id' and 'text' per line",
+    )  # fmt: skip
+    add = parser.add_argument_group("the report").add_argument
+    add(
+        "--baselines", type=path, metavar="DIR",
+        help="root of the generated world that the shards were built from: what one sense alone reaches stands beside",
+    )  # fmt: skip
+    add("--gallery", type=_number, default=GALLERY, metavar="N", help=f"{GALLERY_HELP} (default: {GALLERY})")
+    add(
+        "--router", type=_number, default=ITEMS, metavar="N",
+        help=f"items per test set over which router weights are averaged; 0: not at all (default: {ITEMS})",
     )  # fmt: skip
     add = parser.add_argument_group("how to answer").add_argument
     add("--wording", choices=[w.value for w in Wording], default=Wording.QUICK_START.value)
@@ -81,7 +99,14 @@ def _evaluate(args: argparse.Namespace) -> int:
         if getattr(args, name) is None:
             raise EvaluationError(f"expected --{name} DIR; only --score FILE does without")
     wording = Wording(args.wording)
-    runs = plan(args.shards, tasks=args.task, split=args.split, wording=wording, mode=args.mode, swap=args.swap)
+    chosen = {"shards": args.shards, "tasks": args.task, "split": args.split, "wording": wording}
+    if args.swap == "compare":
+        runs = plan(**chosen, mode=args.mode)
+        # What the model says itself is what is compared, unless only given texts are asked for.
+        mode = "teacher-forced" if args.mode == "teacher-forced" else "decoded"
+        runs += [each for swap in ("sound", "picture") for each in plan(**chosen, mode=mode, swap=swap)]
+    else:
+        runs = plan(**chosen, mode=args.mode, swap=args.swap)
     if args.distributed:
         jax.distributed.initialize()
     process, processes = args.part or (jax.process_index(), jax.process_count())
@@ -92,6 +117,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     )  # fmt: skip
     counts = {each.folder: len(item_ids(each.source, args.limit)) for each in runs}
     journal.claim(args.out, settings)
+    if args.baselines is not None:
+        baselines.bring(args.baselines, args.out)
     for each in runs:  # before the weights, which may take minutes
         journal.claim(args.out / each.folder, settings | about(each))
     started = time.perf_counter()
@@ -122,11 +149,16 @@ def _evaluate(args: argparse.Namespace) -> int:
             except (ScoreError, StreamError) as error:  # of this test set; the others are not lost
                 bar.write(f"{each.name}: {error}", file=sys.stderr)
                 failed += 1
-    text, broken = table.write_table(args.out)
+    text, broken = write_table(args.out)
+    try:
+        broken = list(dict.fromkeys([*broken, *write_report(args.out, args.shards, items=args.gallery)]))
+        page = f", and look at {args.out / REPORT}"
+    except ReportError:  # other shares are still open
+        page = ""
     for line in broken:
         sys.stderr.write(f"warning: {line}\n")
     sys.stdout.write(table.headlines(text))
-    sys.stderr.write(f"see all numbers in {args.out / 'table.md'}\n")
+    sys.stderr.write(f"see all numbers in {args.out / 'table.md'}{page}\n")
     return 1 if failed or broken else 0
 
 
@@ -137,6 +169,11 @@ def _one(each: Run, assistant: Assistant, args: argparse.Namespace, process: int
         each, assistant, folder, limit=args.limit, process=process, processes=processes,
         max_new_tokens=args.max_new_tokens, progress=bar.update,
     )  # fmt: skip
+    if args.router and process == 0 and each.mode == "decoded" and each.swap is None:
+        try:
+            write_router(each, assistant, folder, items=args.router)
+        except (ValueError, jax.errors.JaxRuntimeError) as error:  # the answers are not lost
+            bar.write(f"{each.name}: no router weights: {error}", file=sys.stderr)
     if tally.items:
         _write_speed(args.out, each, tally)
         bar.write(f"{each.name}: {_speed(tally)}", file=sys.stderr)
@@ -170,7 +207,7 @@ def _speed(tally: run.Tally) -> str:
 
 
 def _write_speed(out: pathlib.Path, each: Run, tally: run.Tally) -> None:
-    """The last measured speed of every run; not part of the table, which does not depend on the machine."""
+    """Times of every run, added up where one was continued; not in the table, which does not depend on the machine."""
     path = out / SPEED
     try:
         known = json.loads(path.read_bytes())
@@ -178,6 +215,11 @@ def _write_speed(out: pathlib.Path, each: Run, tally: run.Tally) -> None:
         known = {}
     known = known if isinstance(known, dict) else {}
     device = jax.local_devices()[0]
+    with contextlib.suppress(KeyError, TypeError):
+        before = known[each.name]
+        if before["device"] == device.device_kind and before["devices"] == jax.local_device_count():
+            sums = {f.name: getattr(tally, f.name) + before[f.name] for f in dataclasses.fields(tally)}
+            tally = run.Tally(**sums)
     known[each.name] = tally.to_json() | {"device": device.device_kind, "devices": jax.local_device_count()}
     journal.publish(path, json.dumps(known, indent=1).encode() + b"\n")
 
@@ -185,6 +227,12 @@ def _write_speed(out: pathlib.Path, each: Run, tally: run.Tally) -> None:
 def _count(text: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,4}", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 up, found {text!r}")
     return int(text)
 
 

@@ -223,6 +223,10 @@ class Engine:
                 chunk = members[i : i + self.max_batch]
                 yield from zip(chunk, self._batch_or_errors(shape, [requests[j] for j in chunk]), strict=True)
 
+    def network(self, variant: str) -> tuple[Crab, Any]:
+        """One set of weights: the network and its variables."""
+        return self._variants[variant]
+
     def _place_weight(self, x: Any) -> jax.Array:
         x = jnp.asarray(x, self.dtype)
         return x if self._everywhere is None else jax.device_put(x, self._everywhere)

@@ -8,7 +8,8 @@ from typing import Any
 
 from crab_jax.evaluate import journal, table
 from crab_jax.evaluate.plan import EvaluationError, splits_of
-from crab_jax.evaluate.score import SCORES, Scored, item_ids, score
+from crab_jax.evaluate.score import SCORES, Scored, generated, item_ids, score
+from crab_jax.evaluate.write_table import write
 from crab_jax.tasks import TASKS
 from data_pipelines.records import open_shards
 from data_pipelines.stream.tables import Source
@@ -60,7 +61,7 @@ def score_file(
     scored = score(source, read.lines, folder=path.parent, broken=read.broken, limit=limit)
     told: dict[str, Any] = {"task": task, "split": splits[0], "mode": "decoded", "swap": None, "limit": limit}
     told |= {name: known[name] for name in ("mode", "swap") if same and name in known}
-    told |= {"items_in_split": len(item_ids(source))} | scored.to_json()
+    told |= {"items_in_split": len(item_ids(source)), "generated": generated(source)} | scored.to_json()
     key = (told["mode"], told["swap"])
     if key not in table.COLUMNS:
         raise EvaluationError(f"{path.parent / journal.SETTINGS}: expected a mode and a swap, found {key}")
@@ -70,5 +71,5 @@ def score_file(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         journal.publish(out / SCORES, json.dumps(told, ensure_ascii=False, indent=1).encode() + b"\n")
-        table.write(out, sets, known)
+        write(out, sets, known)
     return scored, text

@@ -18,7 +18,7 @@ from crab_jax.evaluate.compile_time import CompileClock
 from crab_jax.evaluate.engine import Reply, Request
 from crab_jax.evaluate.journal import ITEMS, Line
 from crab_jax.evaluate.mask_files import levels_of, write_mask
-from crab_jax.evaluate.score import SCORES, Scored, item_ids, kind_of, score
+from crab_jax.evaluate.score import SCORES, Scored, generated, item_ids, kind_of, score
 from crab_jax.tasks import MaskTokens
 from data_pipelines.stream.evaluation import Item, Swap, evaluation_items
 from data_pipelines.stream.tables import Source
@@ -174,7 +174,8 @@ def finish(
             if part.name != ITEMS:
                 part.unlink(missing_ok=True)
     told = {"task": run.source.shards.task, "split": run.source.shards.split, "mode": run.mode, "swap": run.swap}
-    told |= {"limit": limit, "items_in_split": len(item_ids(run.source))} | scored.to_json()
+    told |= {"limit": limit, "items_in_split": len(item_ids(run.source)), "generated": generated(run.source)}
+    told |= scored.to_json()
     journal.publish(folder / SCORES, json.dumps(told, ensure_ascii=False, indent=1).encode() + b"\n")
     return scored
 

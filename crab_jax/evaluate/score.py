@@ -18,7 +18,8 @@ from crab_jax.evaluate.mask_files import MaskFileError, read_mask
 from crab_jax.metrics import CaptionScores, Item, ItemError, Metric, match, metric_for
 from crab_jax.tasks import Answer, RowError, Unparsed
 from crab_jax.tasks.clips import Ask
-from data_pipelines.records import Entry, Record
+from data_pipelines.generated import mark_in
+from data_pipelines.records import Entry, Record, read_manifest
 from data_pipelines.stream.tables import Source
 
 SCORES = "scores.json"
@@ -96,6 +97,15 @@ def item_ids(source: Source, limit: int | None = None) -> list[str]:
         data_pipelines.records.ShardError: the index is damaged.
     """
     return [ask.id for entry in source.shards.index() for ask in entry.asks][:limit]
+
+
+def generated(source: Source) -> dict[str, Any] | None:
+    """The mark of a test set that this project rendered itself; None for real data.
+
+    Raises:
+        data_pipelines.records.ShardError: the description of the shards is damaged.
+    """
+    return mark_in(read_manifest(source.shards.folder))
 
 
 def score(

@@ -88,6 +88,8 @@ def read_results(out: pathlib.Path) -> tuple[list[TestSet], list[str]]:
             key = (scores["mode"], scores["swap"])
             if key not in COLUMNS or scores["task"] not in TASKS or not scores["headline"]:
                 raise ValueError(f"no run of any known kind: {scores['task']}, {key}")
+            if not isinstance(scores.get("generated") or {}, dict):
+                raise ValueError(f"generated: {scores['generated']!r:.60}")
             _ = (scores["numbers"].items(), scores["problems"].items(), scores["expected"] + scores["answered"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             broken.append(f"{path}: expected scores, found {type(error).__name__}: {error}; run the evaluation again")
@@ -113,14 +115,18 @@ def why_not_paper(model: Mapping[str, int] | None, runs: Iterable[Scores]) -> st
         expected = PUBLISHED_ITEMS.get((scores["task"], scores["split"]))
         if scores["limit"] is not None and scores["limit"] < scores["items_in_split"]:
             reasons.append(f"only {scores['limit']} of {scores['items_in_split']} items were asked")
-        if expected is not None and scores["items_in_split"] != expected:
+        if mark := scores.get("generated"):
+            reasons.append(f"generated data ({mark.get('world', 'unknown')})")
+        elif expected is not None and scores["items_in_split"] != expected:
             found = scores["items_in_split"]
             reasons.append(f"generated or changed data, {found} items where the published test set has {expected}")
     return ", ".join(dict.fromkeys(reasons))
 
 
-def to_json(sets: Sequence[TestSet], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain JSON types."""
+def to_json(
+    sets: Sequence[TestSet], settings: Mapping[str, Any], more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Plain JSON types; `more` stands beside them."""
     return {
         "settings": dict(settings),
         "test_sets": [
@@ -133,11 +139,11 @@ def to_json(sets: Sequence[TestSet], settings: Mapping[str, Any]) -> dict[str, A
             }
             for s in sets
         ],
-    }
+    } | dict(more or {})
 
 
-def to_markdown(sets: Sequence[TestSet], settings: Mapping[str, Any]) -> str:
-    """The table for people."""
+def to_markdown(sets: Sequence[TestSet], settings: Mapping[str, Any], sections: Sequence[str] = ()) -> str:
+    """The table for people; lines of further sections go before the details."""
     columns = [key for key in COLUMNS if any(key in s.runs for s in sets)]
     lines = ["# Evaluation", "", *_about(sets, settings), ""]
     head = ["test set", "items", "number", *(COLUMNS[key] for key in columns), "paper"]
@@ -152,6 +158,7 @@ def to_markdown(sets: Sequence[TestSet], settings: Mapping[str, Any]) -> str:
         "",
         "In brackets: the share of answers that could not be understood. ↓: less is better.",
         "",
+        *sections,
     ]
     for s in sets:
         lines += _details(s)
@@ -161,39 +168,6 @@ def to_markdown(sets: Sequence[TestSet], settings: Mapping[str, Any]) -> str:
 def headlines(markdown: str) -> str:
     """The first part of what `to_markdown` gives: a line per headline."""
     return markdown.split("\n## ", 1)[0].rstrip() + "\n"
-
-
-def write_table(out: pathlib.Path) -> tuple[str, list[str]]:
-    """Writes `table.md` and `table.json` from all scores below a folder.
-
-    Args:
-        out: the folder.
-
-    Returns:
-        The Markdown, and files that could not be used.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    sets, broken = read_results(out)
-    try:
-        settings = journal.read_settings(out) or {}
-    except journal.JournalError:
-        settings = {}
-    return write(out, sets, settings), broken
-
-
-def write(out: pathlib.Path, sets: Sequence[TestSet], settings: Mapping[str, Any]) -> str:
-    """Writes `table.md` and `table.json`; returns the Markdown.
-
-    Raises:
-        OSError: they cannot be written.
-    """
-    text = to_markdown(sets, settings)
-    journal.publish(out / f"{TABLE}.md", text.encode())
-    data = json.dumps(to_json(sets, settings), ensure_ascii=False, indent=1)
-    journal.publish(out / f"{TABLE}.json", data.encode() + b"\n")
-    return text
 
 
 def _about(sets: Sequence[TestSet], settings: Mapping[str, Any]) -> list[str]:
