@@ -71,6 +71,16 @@ def examples(request):
     return pytest.skip("media of the recorded cases not found: pass --examples DIR")
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Programs of this file are not optimised: with small models, compiling takes longer than all the rest."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def _worst_of_process():
     import goldens
 

@@ -11,6 +11,7 @@ import pytest
 
 from crab_jax import cli
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 HERE = pathlib.Path(__file__).parent
 
 

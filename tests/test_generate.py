@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from models import tiny_config, tiny_params
 
-from crab_jax.batch import BatchError, Example
+from crab_jax.batch import BatchError, Example, lay_out
 from crab_jax.evaluate import engine as engine_module
 from crab_jax.evaluate.engine import Engine, Request, compiled_shapes
 from crab_jax.evaluate.generate import Sampling, choose
-from crab_jax.layout import Buckets
+from crab_jax.layout import Buckets, Layout
 from crab_jax.model import Crab
 from crab_jax.params import nest
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 CONFIG = tiny_config()
 IDS = CONFIG.token_ids
 Q = CONFIG.vl_projector.num_queries
@@ -66,7 +67,7 @@ def test_greedy_follows_the_full_pass(engine):
         asked = request(seed, limit=16, head="binary", frames=3, windows=2, mel=90, mask_frame=seed % 3)
         (reply,) = engine.run([asked])
         with jax.default_matmul_precision("highest"):
-            logits, states = teacher_forced(asked.example, reply.ids)
+            logits, states = teacher_forced(asked.example, reply.ids, most=16)
         n = len(asked.example.prompt)
         np.testing.assert_array_equal(np.argmax(logits[n - 1 : n - 1 + len(reply.ids)], axis=-1), reply.ids)
         at = [n - 1 + i for i, token in enumerate(reply.ids) if token in IDS.masks]
@@ -79,28 +80,32 @@ def test_greedy_follows_the_full_pass(engine):
     assert found_masks, "no prompt led to six mask tokens: the test tests nothing"
 
 
-def teacher_forced(example, answer):
-    from crab_jax.batch import lay_out
-    from crab_jax.layout import Layout
+@jax.jit
+def full_pass(params, batch):
+    forward = Crab(CONFIG, jnp.float32).apply({"params": nest(params)}, batch)
+    return forward.logits[0], forward.states[0]
 
-    model = Crab(CONFIG, jnp.float32)
+
+@jax.jit
+def decoded(params, picture, states):
+    model, variables = Crab(CONFIG, jnp.float32), {"params": nest(params)}
+    scales = model.apply(variables, picture, method="encode_frames").scales
+    return model.apply(variables, states, scales, heads=("binary",), method="decode_masks")["binary"][0]
+
+
+def teacher_forced(example, answer, *, most):
+    """Logits and states of prompt and answer; answers of up to `most` tokens share one program."""
     full = dataclasses.replace(example, target=answer)
     (frames, _, _, _), (windows, mel, _) = example.frames.shape, example.fbank.shape
-    layout = Layout(
-        tokens=len(example.prompt) + len(answer), frames=frames, windows=windows, patch_rows=mel // 16, masks=0
-    )
+    layout = Layout(tokens=len(example.prompt) + most, frames=frames, windows=windows, patch_rows=mel // 16, masks=0)
     batch = lay_out([full], layout=layout, ids=IDS, image_size=112, frame_tokens=Q, window_tokens=Q, patch=16)
-    forward = jax.jit(model.apply)({"params": nest(talkative())}, batch)
-    return np.asarray(forward.logits[0]), np.asarray(forward.states[0])
+    first = most - len(answer)  # rows are padded on the left
+    return tuple(np.asarray(x)[first:] for x in full_pass(talkative(), batch))
 
 
 def masks_from(example, states):
-    model = Crab(CONFIG, jnp.float32)
-    variables = {"params": nest(talkative())}
     with jax.default_matmul_precision("highest"):
-        picture = example.frames[example.mask_frame][None]
-        scales = model.apply(variables, picture, method="encode_frames").scales
-        return model.apply(variables, states[None], scales, heads=("binary",), method="decode_masks")["binary"][0]
+        return decoded(talkative(), example.frames[example.mask_frame][None], states[None])
 
 
 def test_answers_do_not_depend_on_the_batch(engine):
