@@ -18,6 +18,7 @@ from crab_jax.nn.linear import Linear, torch_uniform
 from crab_jax.nn.norms import LayerNorm
 from crab_jax.nn.patches import PatchEmbed
 from crab_jax.nn.shapes import expect
+from crab_jax.sharding import constrain
 from crab_jax.weights import CONV_1D, CONV_2D, Rule, WeightTable, drop_axes, linear, norm
 
 MELS = 128  # bands of the filter bank, specification 4.3
@@ -177,6 +178,7 @@ class _Block(nn.Module):
     def __call__(self, x, bias, mask):
         """x [A n D] → [A n D]; with `capture` also what the attention and the block return."""
         c = self.config
+        x = constrain(x, "batch", "length", "width")
         attn = _Attention(c, self.dtype, name="attn")
         attn_norm, mlp_norm = LayerNorm(NORM_EPS, name="attn_norm"), LayerNorm(NORM_EPS, name="mlp_norm")
         up = Linear(c.encoder_ffn_embed_dim, dtype=self.dtype, name="up")
@@ -236,10 +238,13 @@ class Beats(nn.Module):
         x = PatchEmbed(c.input_patch_size, c.embed_dim, use_bias=c.conv_bias, dtype=self.dtype, name="patch_embed")(
             fbank[..., None]
         )
-        x = seen["patch_embedding"] = x.reshape(sizes["A"], n, c.embed_dim)
+        # Windows are split over devices, never their width: otherwise every product would be summed up over fsdp.
+        x = constrain(x.reshape(sizes["A"], n, c.embed_dim), "batch", "length", "width")
+        seen["patch_embedding"] = x
         x = seen["layer_norm"] = LayerNorm(NORM_EPS, name="patch_norm")(x)
         if c.embed_dim != c.encoder_embed_dim:
-            x = seen["post_extract_proj"] = Linear(c.encoder_embed_dim, dtype=self.dtype, name="patch_proj")(x)
+            x = Linear(c.encoder_embed_dim, dtype=self.dtype, name="patch_proj")(x)
+            x = seen["post_extract_proj"] = constrain(x, "batch", "length", "width")
         if mask is not None:
             x = jnp.where(mask[..., None], x, 0)  # the convolution must see what lies outside a shorter window: zeros
         seen["encoder.pos_conv"] = _PositionConv(c, self.dtype, name="positions")(x)

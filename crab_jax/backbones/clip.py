@@ -17,6 +17,7 @@ from crab_jax.nn.linear import Linear
 from crab_jax.nn.norms import LayerNorm
 from crab_jax.nn.patches import PatchEmbed
 from crab_jax.nn.shapes import expect
+from crab_jax.sharding import constrain
 from crab_jax.weights import CONV_2D, Rule, WeightTable, linear, norm
 
 # Source: preprocessor_config.json of openai/clip-vit-large-patch14, specification 3.2.
@@ -132,6 +133,7 @@ class _Block(nn.Module):
         """carry: x [T L D] and the buffer of the taps [K T L D]; slot: where this block writes into it."""
         c = self.config
         x, taken = carry
+        x = constrain(x, "batch", "length", "width")
         x = x + _Attention(c, self.dtype, name="attn")(LayerNorm(c.layer_norm_eps, name="attn_norm")(x))
         h = Linear(c.intermediate_size, dtype=self.dtype, name="up")(LayerNorm(c.layer_norm_eps, name="mlp_norm")(x))
         x = x + Linear(c.hidden_size, dtype=self.dtype, name="down")(_activation(c.hidden_act)(h))
@@ -167,6 +169,8 @@ class Clip(nn.Module):
         token = self.param("class_token", _small, (c.hidden_size,)).astype(self.dtype)
         positions = self.param("positions", _small, (1 + c.patches, c.hidden_size)).astype(self.dtype)
         x = jnp.concatenate([jnp.broadcast_to(token, (frames, 1, c.hidden_size)), patches], axis=1) + positions
+        # Positions are split along D; without this everything behind them would be as well, and summed up over fsdp.
+        x = constrain(x, "batch", "length", "width")
         x = LayerNorm(c.layer_norm_eps, name="pre_norm")(x)  # [T 1+P D]
 
         # Every block writes its output into the slot of the next tap, so the block of the tap itself writes last.
