@@ -172,6 +172,12 @@ def constrain(x: Any, *names: str) -> Any:
     return jax.lax.with_sharding_constraint(x, spec(names))
 
 
+def platform() -> str:
+    """What the mesh of the run is made of ("cpu", "gpu", "tpu"), inside jit too; without one, what JAX uses here."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 
 from crab_jax.config import ConfigError, check_positive, check_sizes, int_fields
 from crab_jax.nn.attention import attention
+from crab_jax.nn.dropout import Dropout
 from crab_jax.nn.linear import Linear, torch_bias
 from crab_jax.nn.norms import LayerNorm
 from crab_jax.nn.shapes import expect
+from crab_jax.sharding import constrain
 from crab_jax.weights import Rule, WeightTable, drop_axes, linear, norm
 
 
@@ -96,7 +98,7 @@ class _Attention(nn.Module):
             return y.reshape(*y.shape[:-1], c.num_heads, width)
 
         def drop(name):
-            return nn.Dropout(c.dropout, deterministic=self.deterministic, name=name)
+            return Dropout(c.dropout, deterministic=self.deterministic, name=name)
 
         y = attention(
             heads("q", x),
@@ -127,6 +129,7 @@ class _Layers(nn.Module):
         """x [G Q D], features [G n C], mask bool [G n] or None → [G Q D]; with `capture` also the intermediates."""
         c = self.config
         seen: dict[str, Any] = {}
+        x = constrain(x, "batch", "length", "width")
         x = seen["self_attn"] = _Attention(c, self.dtype, self.deterministic, name="attn")(x, x)
         if self.cross:
             cross = _Attention(c, self.dtype, self.deterministic, name="cross")
@@ -135,7 +138,7 @@ class _Layers(nn.Module):
         y = Linear(c.hidden_size, dtype=self.dtype, kernel_init=nn.initializers.normal(c.init_std), name="down")(
             _activation(c.hidden_act)(y)
         )
-        y = nn.Dropout(c.dropout, deterministic=self.deterministic)(y)
+        y = Dropout(c.dropout, deterministic=self.deterministic)(y)
         x = seen["out"] = LayerNorm(c.layer_norm_eps, name="norm")(x + y)
         if self.rest:
             rest = _stack(self.rest)(c, self.dtype, self.deterministic, self.capture, cross=False, rest=0, name="rest")
@@ -189,7 +192,7 @@ class QFormer(nn.Module):
         )
         x = jnp.broadcast_to(queries, (sizes["G"], *queries.shape))
         x = seen["query_embeddings"] = LayerNorm(c.layer_norm_eps, name="query_norm")(x)
-        x = nn.Dropout(c.dropout, deterministic=deterministic)(x)
+        x = Dropout(c.dropout, deterministic=deterministic)(x)
 
         whole, left = c.groups
         common = (c, self.dtype, deterministic, capture)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from crab_jax.config import ConfigError, check_positive, check_sizes
+from crab_jax.nn.dropout import Dropout
 from crab_jax.nn.linear import torch_uniform
 from crab_jax.nn.shapes import expect
 
@@ -106,7 +107,7 @@ class LoraLinear(nn.Module):
         # Only the input of A is dropped out, the router reads x as it is; so here they are two products.
         logits = jnp.matmul(x, route.astype(self.dtype), preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(logits, axis=-1)
-        drop = nn.Dropout(c.dropout, deterministic=False)
+        drop = Dropout(c.dropout)
         if c.dropout_masks == "shared":
             z = drop(x) @ a.astype(self.dtype)
         else:
