@@ -46,9 +46,19 @@ def _count(jaxpr: Any, while_trips: int) -> int:
         elif name == "cond":
             total += max(_count(branch.jaxpr, while_trips) for branch in params["branches"])
         else:
-            inner = sum(_count(sub, while_trips) for sub in _inside(params))
-            total += inner * (params["length"] if name == "scan" else 1)
+            total += _times(name, params) * sum(_count(sub, while_trips) for sub in _inside(params))
     return total
+
+
+def _times(name: str, params: dict[str, Any]) -> int:
+    """How often an operation runs what is inside it; a kernel on all blocks, those that it skips included."""
+    if name == "scan":
+        return params["length"]
+    if name == "shard_map":
+        return params["mesh"].size
+    if name == "pallas_call":
+        return math.prod(params["grid_mapping"].grid)
+    return 1
 
 
 def _inside(params: dict[str, Any]) -> Iterator[Any]:

@@ -19,12 +19,13 @@ import jax.numpy as jnp
 from crab_jax.backbones import clip
 from crab_jax.backbones.beats import Beats, BeatsConfig, token_mask
 from crab_jax.backbones.clip import Clip, ClipConfig
-from crab_jax.backbones.llama import Llama, LlamaConfig, causal
+from crab_jax.backbones.llama import Llama, LlamaConfig
 from crab_jax.backbones.mask_decoder import MaskDecoder, MaskDecoderConfig
 from crab_jax.backbones.qformer import QFormer, QFormerConfig
 from crab_jax.batch import Batch, FeatureSizes, TokenIds
 from crab_jax.config import ConfigError
 from crab_jax.losses import mask_loss, token_nll
+from crab_jax.nn.fused_attention import Choice, Segments
 from crab_jax.nn.shapes import expect
 from crab_jax.params import Flat, flatten
 from crab_jax.sharding import constrain
@@ -96,6 +97,7 @@ class Crab(nn.Module):
         unrolled: see `Llama`.
         remat: see `Llama`.
         train_encoders: CLIP and BEATs get gradients. Otherwise the backward pass never enters them.
+        attention: see `Llama`.
     """
 
     config: CrabConfig
@@ -104,11 +106,12 @@ class Crab(nn.Module):
     unrolled: bool = False
     remat: str | None = None
     train_encoders: bool = False
+    attention: Choice = "dot"
 
     def setup(self):
         c = self.config
         if c.llama is not None:
-            self.llama = Llama(c.llama, self.dtype, self.train, self.unrolled, self.remat)
+            self.llama = Llama(c.llama, self.dtype, self.train, self.unrolled, self.remat, attention=self.attention)
         if c.clip is not None:
             self.clip = Clip(c.clip, self.dtype)
         if c.beats is not None:
@@ -209,7 +212,7 @@ class Crab(nn.Module):
     def states(self, batch: Batch):
         """Final-norm states [B L D] of a teacher-forced pass, and the scales of `embed_batch`."""
         x, scales = self.embed_batch(batch)
-        states, _, _ = self.llama(x, batch.position, causal(batch.segment))
+        states, _, _ = self.llama(x, batch.position, Segments(batch.segment))
         return states, scales
 
     def masks_of(self, states, scales, batch: Batch, *, heads: Sequence[str]):

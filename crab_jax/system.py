@@ -12,12 +12,15 @@ import numpy as np
 
 from crab_jax import model
 from crab_jax.backbones import beats, clip, llama, mask_decoder, qformer
-from crab_jax.backbones.llama import Head, Llama, causal
+from crab_jax.backbones.llama import Head
 from crab_jax.batch import Batch
 from crab_jax.config import ConfigError, check_sizes
 from crab_jax.losses import mask_terms, row_nll
 from crab_jax.model import Crab, CrabConfig
-from crab_jax.params import Flat, nest, subtree
+from crab_jax.nn.dropout import Bits, dropout_key
+from crab_jax.nn.fused_attention import Choice
+from crab_jax.params import Flat, nest
+from crab_jax.routing import router_means
 from crab_jax.sharding import Axes, constrain
 
 _PARTS = {
@@ -74,12 +77,18 @@ class ComputeConfig:
             `jax.checkpoint_policies`, or "none" to keep everything.
         logit_chunks: the logits of a row are made in so many pieces, because all of them at once are the largest
             array of a step. It must divide the row's tokens.
+        attention: of the language model: "dot" writes all scores to memory, "fused" is a kernel that does not, "auto"
+            is the kernel on TPUs where the shapes allow it (rows and heads of a multiple of 128) and else "dot".
+        dropout_bits: "threefry", the same on every machine; "rbg" from the generator of the chip, the same on every
+            mesh of one kind of chip; "auto" is "rbg" on TPUs and else "threefry".
     """
 
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     frozen_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     remat: str = "nothing_saveable"
     logit_chunks: int = 1
+    attention: Choice = "auto"
+    dropout_bits: Bits = "auto"
 
     def __post_init__(self):
         check_sizes("compute", self)
@@ -115,7 +124,12 @@ class CrabSystem:
         c = self.compute
         remat = None if c.remat == "none" else c.remat
         return Crab(
-            self.config, jnp.dtype(c.dtype), train=self.dropout, remat=remat, train_encoders=self.train_encoders
+            self.config,
+            jnp.dtype(c.dtype),
+            train=self.dropout,
+            remat=remat,
+            train_encoders=self.train_encoders,
+            attention=c.attention,
         )
 
     def init(self, key: jax.Array) -> Flat:
@@ -154,6 +168,7 @@ class CrabSystem:
     def sums(self, params: Flat, batch: Batch, key: jax.Array) -> dict[str, Any]:
         """Token losses, and with `loss.heads` mask losses: float32 [B] each."""
         net, variables = self._model, {"params": nest(params)}
+        key = dropout_key(key, self.compute.dropout_bits)
         states, scales = net.apply(variables, batch, method="states", rngs={"dropout": key})
         sums = {"text": self._text(params["llama/head/kernel"], states, batch.labels)}
         if self.loss.heads:
@@ -174,6 +189,7 @@ class CrabSystem:
         if length % n:
             raise ConfigError(f"compute.logit_chunks: {n} does not divide the {length} tokens of a row")
         head = Head(self.config.llama.vocab_size)
+        kernel = constrain(kernel, "width", "vocab")  # brought together once, and not again for every piece
 
         def piece(states, labels):
             logits = head.apply({"params": {"kernel": kernel}}, states)
@@ -198,9 +214,6 @@ class CrabSystem:
     # --- what the heads of the LoRA do --------------------------------------------------------------------------------
 
     diagnosis_name = "router"
-    _linears = (
-        ("attn", "q"), ("attn", "k"), ("attn", "v"), ("attn", "o"), ("mlp", "gate"), ("mlp", "up"), ("mlp", "down"),
-    )  # fmt: skip
 
     def diagnose(self, params: Flat, batch: Batch) -> Any:
         """Average router weights of every example, nothing dropped out.
@@ -208,15 +221,9 @@ class CrabSystem:
         Returns:
             float32 [B G layers 7 H]; the example of segment g + 1 stands at g, those beyond G are left out.
         """
-        net = dataclasses.replace(self, dropout=False)._model
-        x, _ = net.apply({"params": nest(params)}, batch, method="embed_batch")
-        net = Llama(self.config.llama, jnp.dtype(self.compute.dtype), capture=True)
-        variables = {"params": nest(subtree(params, "llama"))}
-        _, _, (_, routers) = net.apply(variables, x, batch.position, causal(batch.segment))
-        mine = jax.nn.one_hot(batch.segment - 1, SEGMENTS)  # [B L G]
-        mine = mine / jnp.maximum(mine.sum(1, keepdims=True), 1)
-        means = [jnp.einsum("blg,nblh->bgnh", mine, routers[part][name]) for part, name in self._linears]
-        return jnp.stack(means, axis=3)
+        net, variables = dataclasses.replace(self, dropout=False)._model, {"params": nest(params)}
+        x, _ = net.apply(variables, batch, method="embed_batch")
+        return router_means(net, variables, x, batch.position, batch.segment, examples=SEGMENTS)
 
     def summary(self, routers: np.ndarray, names: Sequence[Sequence[str]]) -> dict[str, float]:
         """Router weights per task, layer and head, averaged over examples and linears: `avqa/layer03/head1` → weight.

@@ -17,6 +17,7 @@ import numpy as np
 
 from crab_jax.config import ConfigError, check_positive, check_sizes
 from crab_jax.nn.attention import attention
+from crab_jax.nn.fused_attention import Choice, Segments, fused_attention, is_fused
 from crab_jax.nn.lora import LoraConfig, LoraLinear
 from crab_jax.nn.norms import RMSNorm
 from crab_jax.nn.shapes import expect
@@ -160,14 +161,18 @@ class Attention(nn.Module):
             return y
 
         heads = lambda y, n: y.reshape(*y.shape[:-1], n, c.head_size)  # noqa: E731
-        q = rotate(heads(linear("q", x, c.num_heads * c.head_size), c.num_heads), rope)
+        scale = c.head_size**-0.5
+        # The kernel knows no scale; here the queries get it before they are rounded.
+        turn = tuple(scale * table for table in rope) if isinstance(mask, Segments) else rope
+        q = rotate(heads(linear("q", x, c.num_heads * c.head_size), c.num_heads), turn)
         k = rotate(heads(linear("k", x, c.num_kv_heads * c.head_size), c.num_kv_heads), rope)
         v = heads(linear("v", x, c.num_kv_heads * c.head_size), c.num_kv_heads)
         if cache is not None:
             cache = cache.write(layer, k, v, write_at)
-        scale = c.head_size**-0.5
         # The mask says what to look at: the whole cache, or these tokens alone.
-        if cache is not None and mask.shape[-1] != x.shape[1]:
+        if isinstance(mask, Segments):
+            y = fused_attention(q, k, v, mask)
+        elif cache is not None and mask.shape[-1] != x.shape[1]:
             y = cache.attend(layer, q, scale=scale, mask=mask)
         else:
             y = attention(q, k, v, scale=scale, mask=mask)
@@ -210,7 +215,8 @@ class Block(nn.Module):
             carry: x [B L D] and the Cache or None.
             layer: this layer's index in the cache, int32 scalar or int.
             rope: cosine and sine, float32 [B L E] each.
-            mask: bool [B 1 L L] (attend among these tokens) or [B 1 L S] (attend to the whole cache).
+            mask: bool [B 1 L L] (attend among these tokens) or [B 1 L S] (attend to the whole cache); Segments for the
+                fused kernel.
             write_at: int32 scalar, the cache slot of the first of the L tokens; None without a cache.
 
         Returns:
@@ -240,6 +246,7 @@ class Llama(nn.Module):
             stack copies it first on CPU (measured 2.2 times slower there). Training and checkpoints are always stacked.
         remat: name of a policy in `jax.checkpoint_policies` for the scanned layers in training, or None.
         capture: also return every layer's output and router weights.
+        attention: how to attend inside Segments, see `is_fused`; masks are always written out.
     """
 
     config: LlamaConfig
@@ -248,6 +255,7 @@ class Llama(nn.Module):
     unrolled: bool = False
     remat: str | None = None
     capture: bool = False
+    attention: Choice = "dot"
 
     def setup(self):
         c = self.config
@@ -283,7 +291,7 @@ class Llama(nn.Module):
         Args:
             x: input embeddings [B L D].
             position: int32 [B L].
-            mask: bool [B 1 L L], or [B 1 L S] to attend to the whole cache.
+            mask: bool [B 1 L L], or [B 1 L S] to attend to the whole cache; or Segments, causal and without a cache.
             cache: Cache to fill, or None.
             write_at: int32 scalar, cache slot of the first token.
 
@@ -293,6 +301,9 @@ class Llama(nn.Module):
         c = self.config
         expect(x, "B L D", D=c.hidden_size)
         rope = rotary(position, theta=c.rope_theta, size=c.head_size)
+        sizes = dict(length=x.shape[1], kv_heads=c.num_kv_heads, size=c.head_size)
+        if isinstance(mask, Segments) and not is_fused(self.attention, **sizes):
+            mask = causal(mask.ids)
         carry = (x.astype(self.dtype), cache)
         if self.unrolled:
             captured = []
