@@ -23,6 +23,6 @@ where = Slice.parse("v5e:2x2")
 mesh = mesh_of(jax.devices(), {"data": 1, "fsdp": 4, "tensor": 1})
 plans = [
     make_plan(train_step(recipe, mesh), recipe, mesh, where),
-    make_plan(generation(recipe, mesh, rows=4, prompt=96, new=5), recipe, mesh, where),
+    make_plan(generation(recipe, mesh, rows=4, prompt=96, new=5), recipe, mesh, where, quick=True),
 ]
 json.dump({"plans": [dataclasses.asdict(p) for p in plans], "texts": [report(p) for p in plans]}, sys.stdout)

@@ -103,6 +103,11 @@ def test_the_report_says_it_all(made):
     assert "new tokens/s" in answers
 
 
+def test_a_quick_plan_says_that_it_was_quick(made):
+    assert [plan["quick"] for plan in made["plans"]] == [False, True]
+    assert ["least effort" in text for text in made["texts"]] == [False, True]
+
+
 # --- what does not fit ------------------------------------------------------------------------------------------------
 
 REFUSAL = (

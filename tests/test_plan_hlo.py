@@ -330,3 +330,47 @@ def test_devices_of_one_chip_share_its_links():
 def test_unknown_slices_are_answered_with_the_known_ones(name):
     with pytest.raises(TopologyError, match=r"v5e:\{1x1.*v5p:\{2x2x1.*tpu7x"):
         Slice.parse(name)
+
+
+# --- kernels ----------------------------------------------------------------------------------------------------------
+
+# As libtpu writes it: what is known of a kernel stands on a line of its own.
+KERNEL = """\
+HloModule m
+
+ENTRY %main (q: bf16[4,1024,128], s: s32[1024,128]) -> bf16[4,1024,128] {
+  %q = bf16[4,1024,128]{2,1,0} parameter(0)
+  %s = s32[1024,128]{1,0} parameter(1)
+  %mask = s8[1,4,4]{2,1,0} constant({...})
+  %splash_mha_fwd_segmented.1 = (f32[256,128]{1,0}, bf16[4,1024,128]{2,1,0}) custom-call(%mask, %q, %q, %q, %s), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 256, \\"block_kv\\": 256, \\"block_q_dkv\\": 512, \\"block_q_dq\\": 1024}"
+}}, metadata={op_name="jit(f)/pallas_call"}, backend_config={"custom_call_config":{"body":"TUzvUg=="}}
+  %out = bf16[4,1024,128]{2,1,0} get-tuple-element(%splash_mha_fwd_segmented.1), index=1, frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 256}"
+}}
+  ROOT %again = bf16[4,1024,128]{2,1,0} negate(%out)
+}
+"""  # noqa: E501
+PRODUCT = 2 * 4 * 1024 * 1024 * 128  # all queries with all keys
+
+
+@pytest.mark.parametrize(
+    ("name", "products", "share"),
+    [("splash_mha_fwd", 2, 10 / 16), ("splash_mha_dkv", 4, 3 / 4), ("splash_mha_dq", 3, 1)],
+)
+def test_products_in_attention_kernels_count_up_to_the_diagonal(name, products, share):
+    work = measure(KERNEL.replace("splash_mha_fwd", name), LINE, None)
+    assert work.flops == products * share * PRODUCT
+    assert work.unknown_kernels == ()
+
+
+def test_what_follows_a_kernel_is_read_too():
+    assert times(KERNEL, "negate") == [1]
+    large = 4 * 1024 * 128 * 2
+    assert measure(KERNEL, LINE, None).traffic == (3 + 1 + 2) * large + 1024 * 128 * 4 + 256 * 128 * 4 + 16
+
+
+def test_an_unknown_kernel_is_named():
+    work = measure(KERNEL.replace("splash_mha_fwd", "another"), LINE, None)
+    assert work.unknown_kernels == ("another_segmented.1",)
+    assert work.flops == 0

@@ -37,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write every number there")
     parser.add_argument("--hlo", type=pathlib.Path, metavar="FOLDER", help="keep the compiled programs there, as text")
     parser.add_argument("--markdown", action="store_true", help="also print one row of a Markdown table per program")
+    parser.add_argument(
+        "--quick", action="store_true",
+        help="let the compiler optimize as little as it can: several times faster, but that program moves more bytes",
+    )  # fmt: skip
     parser.add_argument("--batch", type=int, metavar="N", help="generation: answers at once (4 per device)")
     parser.add_argument(
         "--prompt", type=int, default=768, metavar="N", help="generation: tokens of a prompt (%(default)s)"
@@ -98,7 +102,7 @@ def _plans(args: argparse.Namespace, recipe: Any, where: Any) -> list[Any]:
             rows = args.batch or 4 * mesh.shape["data"] * mesh.shape["fsdp"]
             program = programs.generation(recipe, mesh, rows=rows, prompt=args.prompt, new=args.new_tokens)
         sys.stderr.write(f"compiling the {program.name} for {where.name}; this takes minutes …\n")
-        plans.append(make_plan(program, recipe, mesh, where, hlo=args.hlo))
+        plans.append(make_plan(program, recipe, mesh, where, hlo=args.hlo, quick=args.quick))
         sys.stdout.write(report(plans[-1]) + "\n")
         sys.stdout.flush()
         if args.json:  # after each of them: the next one may take long

@@ -21,6 +21,7 @@ _COMPUTATION = re.compile(r"^(ENTRY\s+)?%?([\w.\-]+)\s+\(.*->.*\{\s*$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT\s+)?%?([\w.\-]+) = ")
 _SHAPE = re.compile(r"(\w+)\[([\d,<= ]*)\](?:\{([^}]*)\})?")
 _NAMES = re.compile(r"%([\w.\-]+)")
+_KERNEL = re.compile(r"\{\n(\"[^\n]*)\n\}\}")  # what is known of a kernel stands on a line of its own
 _MOST_TRIPS = 100_000
 
 
@@ -145,7 +146,7 @@ class Module:
         self.entry: Computation | None = None
         self.unknown: list[str] = []
         instructions, name, is_entry, root = None, "", False, ""
-        for line in text.splitlines():
+        for line in _KERNEL.sub(r"{\1}}", text).splitlines():
             if instructions is None:
                 if found := _COMPUTATION.match(line):
                     instructions, name, is_entry, root = {}, found[2], bool(found[1]), ""

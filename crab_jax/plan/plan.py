@@ -20,6 +20,8 @@ from crab_jax.recipe import Recipe
 
 _REFUSED = re.compile(r"[Uu]sed ([\d.]+)([KMG]) of ([\d.]+)([KMG])")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+# What `quick` asks of the compiler: it then leaves out what only makes the program faster.
+_LEAST_EFFORT = {"exec_time_optimization_effort": -1.0}
 SHOWN = 12  # collectives that are listed one by one
 
 
@@ -50,7 +52,9 @@ class Plan:
         collectives: by kind: count, bytes and seconds.
         largest: collectives one by one.
         unknown_loops: loops that count once although nobody knows how often they run.
+        unknown_kernels: kernels whose products do not count.
         compile_seconds: of the compiler.
+        quick: it was compiled with the least effort.
         advice: what to change.
     """
 
@@ -74,11 +78,21 @@ class Plan:
     collectives: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     largest: tuple[Mapping[str, Any], ...] = ()
     unknown_loops: tuple[str, ...] = ()
+    unknown_kernels: tuple[str, ...] = ()
     compile_seconds: float = 0.0
+    quick: bool = False
     advice: tuple[str, ...] = ()
 
 
-def make_plan(program: Program, recipe: Recipe, mesh: Mesh, where: Slice, *, hlo: pathlib.Path | None = None) -> Plan:
+def make_plan(
+    program: Program,
+    recipe: Recipe,
+    mesh: Mesh,
+    where: Slice,
+    *,
+    hlo: pathlib.Path | None = None,
+    quick: bool = False,
+) -> Plan:
     """Compiles one program and reads off everything.
 
     Args:
@@ -87,6 +101,8 @@ def make_plan(program: Program, recipe: Recipe, mesh: Mesh, where: Slice, *, hlo
         mesh: of devices of `where`, or of any others for a rehearsal.
         where: whose numbers bound the time.
         hlo: folder that keeps the compiled text.
+        quick: compile with the least effort, several times faster; that program keeps fewer arrays on the chip, so it
+            moves more bytes than the one that would run.
 
     Raises:
         jax.errors.JaxRuntimeError: the compiler fails for another reason than memory.
@@ -99,10 +115,11 @@ def make_plan(program: Program, recipe: Recipe, mesh: Mesh, where: Slice, *, hlo
         "devices": mesh.size,
         "rows_per_device": program.rows_per_device,
         "capacity": where.chip.memory / where.chip.devices,
+        "quick": quick,
     }
     started = time.monotonic()
     try:
-        compiled = program.traced.lower().compile()
+        compiled = program.traced.lower().compile(_LEAST_EFFORT if quick else None)
     except jax.errors.JaxRuntimeError as error:
         refused = _REFUSED.search(str(error))
         if refused is None:
@@ -180,6 +197,7 @@ def _speed(program: Program, work: Work, devices: int, where: Slice) -> dict[str
         "collectives": {kind: kinds[kind] for kind in sorted(kinds, key=lambda k: -kinds[k]["seconds"])},
         "largest": tuple(dataclasses.asdict(c) | {"group": len(c.group)} for c in work.collectives[:SHOWN]),
         "unknown_loops": work.unknown_loops,
+        "unknown_kernels": work.unknown_kernels,
     }
 
 

@@ -16,7 +16,9 @@ def report(plan: Plan) -> str:
     devices = "" if plan.devices == plan.chips else f" ({plan.devices} devices)"
     lines = [
         f"{plan.program} on {plan.topology}: {plan.chips} chips{devices}, mesh {mesh}, "
-        f"{plan.rows_per_device:g} rows per device at once; compiled in {plan.compile_seconds:.0f} s",
+        f"{plan.rows_per_device:g} rows per device at once; compiled in {plan.compile_seconds:.0f} s"
+        + " with the least effort: the program of a run moves fewer bytes"
+        * plan.quick,
         "",
         *_memory(plan),
         "",
@@ -27,6 +29,9 @@ def report(plan: Plan) -> str:
         lines += [*_collectives(plan), ""]
     if plan.unknown_loops:
         lines += [f"{len(plan.unknown_loops)} loops count once: how often they run cannot be seen", ""]
+    if plan.unknown_kernels:
+        names = ", ".join(plan.unknown_kernels)
+        lines += [f"the products of {len(plan.unknown_kernels)} kernels do not count, they cannot be seen: {names}", ""]
     if plan.advice:
         lines += ["To make it fit, the cheapest first:", *(f"  - {text}" for text in plan.advice), ""]
     return "\n".join(lines)

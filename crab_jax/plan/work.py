@@ -14,6 +14,7 @@ import numpy as np
 
 from crab_jax.plan.hardware import Slice
 from crab_jax.plan.hlo import Computation, Instruction, Module, Visit
+from crab_jax.plan.kernels import TARGET, kernel_flops
 
 # Names for what is there already, or for places.
 _FREE = {
@@ -58,15 +59,17 @@ class Work:
 
     Attributes:
         traffic: bytes that instructions read from and write to HBM.
-        flops: of matrix products and convolutions.
+        flops: of matrix products and convolutions, and of the kernels of `crab_jax.plan.kernels`.
         collectives: largest first.
         unknown_loops: loops that count once because nobody can see how often they run.
+        unknown_kernels: kernels whose products do not count, because nobody can see them.
     """
 
     traffic: float
     flops: float
     collectives: tuple[Collective, ...]
     unknown_loops: tuple[str, ...]
+    unknown_kernels: tuple[str, ...] = ()
 
 
 def measure(text: str, places: Sequence[Sequence[int]], where: Slice | None) -> Work:
@@ -84,6 +87,7 @@ def measure(text: str, places: Sequence[Sequence[int]], where: Slice | None) -> 
     traffic = flops = 0.0
     found: dict[tuple, list[float]] = collections.defaultdict(lambda: [0, 0.0])
     seen: set[tuple[str, str]] = set()
+    unknown: dict[str, None] = {}
     for visit in module.visits():
         one = visit.instruction
         if one.opcode.removesuffix("-start") in COLLECTIVES:
@@ -102,11 +106,16 @@ def measure(text: str, places: Sequence[Sequence[int]], where: Slice | None) -> 
                 entry[1] += visit.times * _seconds(kind, size, group, places, where)
         if one.opcode in ("dot", "convolution"):
             flops += visit.times * _products(visit.computation, one)
+        if one.opcode == "custom-call" and TARGET in one.attributes:
+            inside = kernel_flops(visit.computation, one)
+            flops += visit.times * (inside or 0.0)
+            if inside is None:
+                unknown[one.name] = None
         if not visit.fused:
             traffic += visit.times * _traffic(module, visit.computation, one)
     collectives = [Collective(*key, times=int(n), seconds=s) for key, (n, s) in found.items()]
     collectives.sort(key=lambda c: (-c.seconds, -c.bytes * c.times))
-    return Work(traffic, flops, tuple(collectives), tuple(module.unknown))
+    return Work(traffic, flops, tuple(collectives), tuple(module.unknown), tuple(unknown))
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
