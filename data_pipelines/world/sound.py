@@ -45,11 +45,13 @@ class Music:
 
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> Music:
+        """A key, a tempo and an order of chords by chance."""
         orders = ((0, 1, 2, 3), (0, 2, 1, 3), (1, 2, 0, 3), (0, 3, 1, 2))
         return cls(int(rng.integers(56, 63)), float(rng.integers(92, 117)), orders[rng.integers(len(orders))])
 
     @property
     def beat_s(self) -> float:
+        """Seconds of a beat."""
         return 60.0 / self.tempo
 
     def chord(self, time_s: float) -> tuple[int, ...]:

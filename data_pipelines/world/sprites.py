@@ -22,7 +22,8 @@ class Painted(Protocol):
     wide: float
     tall: float
 
-    def look(self, canvas: Canvas, pose: Pose) -> None: ...
+    def look(self, canvas: Canvas, pose: Pose) -> None:
+        """Paints it once."""
 
 
 @dataclasses.dataclass(frozen=True)

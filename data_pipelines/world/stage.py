@@ -131,6 +131,7 @@ class Scene:
 
     @property
     def frame_count(self) -> int:
+        """Pictures of the whole scene, one at least."""
         return max(round(self.duration_s * self.fps), 1)
 
     def events(self) -> list[Event]:
