@@ -1,4 +1,4 @@
-"""Benchmarks: `python -m launch.bench infer`, `data`, or `train`.
+"""Benchmarks: `python -m launch.bench infer`, `data`, `train`, or `evaluate`.
 
 Numbers beside limits, nothing is asserted; see docs/performance.md.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from launch.benchmarks import data, infer, report, train
+from launch.benchmarks import data, evaluate, infer, report, train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,6 +66,23 @@ def main(argv: list[str] | None = None) -> int:
         metavar="FILE",
         help="put the table between the <!-- bench:train --> markers here",
     )
+    command = commands.add_parser(
+        "evaluate", help="items per second of every task, and the share of compiling, with an empty and a warm cache"
+    )
+    command.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write every number here")
+    command.add_argument(
+        "--weights", type=pathlib.Path, metavar="DIR", help="instead of a random model of the toy size"
+    )
+    command.add_argument("--items", type=_positive, default=24, help="of every test set, at most (default 24)")
+    command.add_argument("--batch", type=_positive, default=8, help="items at once (default 8)")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    command.add_argument("--folder", type=pathlib.Path, help="keep the rendered clips and the shards here")
+    command.add_argument(
+        "--update",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="put the table between the <!-- bench:evaluate --> markers here",
+    )
     options = parser.parse_args(arguments)
     common = {"name": options.command, "arguments": arguments, "json_file": options.json, "document": options.update}
     if options.command == "data":
@@ -77,6 +94,17 @@ def main(argv: list[str] | None = None) -> int:
             progress=lambda f: _say(f"{f.section}: {f.what}, {f.value.median:.3g} {f.unit}"),
         )
         write(figures, form=data, **common)
+        return 0
+    if options.command == "evaluate":
+        figures = evaluate.measure(
+            folder=options.folder,
+            weights=options.weights,
+            items=options.items,
+            batch=options.batch,
+            dtype=options.dtype,
+            progress=lambda f: _say(f"{f.section}: {f.what}, {f.value.median:.3g} {f.unit}; {f.against}"),
+        )
+        write(figures, form=evaluate, **common)
         return 0
     if options.command == "train":
         sizes = train.Sizes(model=options.model)

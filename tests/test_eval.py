@@ -1,7 +1,9 @@
 """`crab eval` from shards to the table; canned answers stand in for the networks."""
 
 import json
+import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -51,12 +53,14 @@ def lines_of(path):
 
 
 def files_of(out):
-    """All that must not depend on how a run went."""
-    return {
+    """All that must not depend on how a run went; the page without its times."""
+    files = {
         str(p.relative_to(out)): p.read_bytes()
         for p in sorted(out.rglob("*"))
         if p.is_file() and p.name != "speed.json" and not p.name.endswith(".lock")
     }
+    page = re.sub(rb'<section id="time".*?</section>|<a href="#time">Time</a>', b"", files["report.html"], flags=re.S)
+    return files | {"report.html": b"\n".join(page.split())}
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +167,27 @@ def test_shares_make_the_whole(inputs, whole, tmp_path, canned, capsys):
     assert (tmp_path / "s4/test/decoded/items.00001-of-00003.jsonl").exists()
     assert evaluate(inputs, tmp_path, "--part", "2/3") == 0
     assert files_of(tmp_path) == files_of(whole)
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_cluster(inputs, whole, tmp_path):
+    """`--distributed`, as two processes of a Slurm job on this machine would find themselves."""
+    out = tmp_path / "out"
+    command = [sys.executable, str(HERE / "eval_run.py"), "0", *arguments(inputs, out, "--distributed")]
+    job = {
+        "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2",
+        "JAX_PLATFORMS": "cpu",
+    }  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            command, env=os.environ | job | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    told = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert files_of(out) == files_of(whole)
 
 
 def test_another_run_is_refused(inputs, whole, canned, capsys, tmp_path):

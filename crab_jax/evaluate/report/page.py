@@ -67,6 +67,9 @@ def write_report(
     if not findings.sets:
         reason = "".join(f"; {line}" for line in findings.broken[:1])
         raise ReportError(f"{out}: expected scores that `crab eval --out` wrote, found none{reason}")
+    order = {split: n for n, split in enumerate(_SPLITS)}
+    sets = sorted(findings.sets, key=lambda s: (list(TASKS).index(s.task), order.get(s.split, -1)))
+    findings = dataclasses.replace(findings, sets=sets)
     budget = Budget(LIMIT_BYTES - _TEXT_BYTES * (1 + len(findings.sets)))
     told = list(findings.broken)
     sections = []
