@@ -33,17 +33,16 @@ world() { # CLIPS SHARE TASK…
     --clips "$1" --held-out "$2" --tasks "${@:3}"
 }
 say "rendering"
-world 6000 0.02 pretrain-image
-world 1500 0.02 pretrain-seg
-world 2500 0.02 pretrain-audio
-world 1000 0.1 s4
-world 600 0.1 ave
-world 500 0.1 arig
-world 400 0.15 avvp ms3
-world 300 0.15 avcap
-world 250 0.15 avss
-world 250 0.1 ref-avs
-world 200 0.15 avqa
+world 12000 0.01 pretrain-image
+world 3000 0.01 pretrain-seg
+world 4000 0.01 pretrain-audio
+world 1500 0.07 s4
+world 1200 0.05 arig
+world 1000 0.08 ave avvp ms3
+world 800 0.1 avcap
+world 800 0.05 ref-avs
+world 600 0.1 avss
+world 400 0.15 avqa
 
 say "building shards"
 crab data build pretrain-image pretrain-seg pretrain-audio avqa ave avvp arig s4 ms3 avss ref-avs avcap \
