@@ -124,15 +124,12 @@ def open_page(browser: str) -> Iterator[Page]:
     to_read, to_write = os.pipe()
     from_read, from_write = os.pipe()
 
-    def hand_over() -> None:  # Chromium reads from 3 and writes to 4
-        read, write = os.dup(to_read), os.dup(from_write)
-        os.dup2(read, 3)
-        os.dup2(write, 4)
-
+    # Chromium reads from 3 and writes to 4. A shell hands them over: `preexec_fn` must not be used beside threads.
+    script = f'exec "$0" "$@" 3<&{to_read} 4>&{from_write}'
     with tempfile.TemporaryDirectory() as home:
         process = subprocess.Popen(
-            [browser, *FLAGS, f"--user-data-dir={home}/profile", "about:blank"],
-            env=os.environ | {"HOME": home}, preexec_fn=hand_over, pass_fds=(3, 4), start_new_session=True,
+            ["/bin/sh", "-c", script, browser, *FLAGS, f"--user-data-dir={home}/profile", "about:blank"],
+            env=os.environ | {"HOME": home}, pass_fds=(to_read, from_write), start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(to_read)

@@ -151,11 +151,11 @@ def _evaluate(args: argparse.Namespace) -> int:
                 failed += 1
     text, broken = write_table(args.out)
     try:
-        broken = list(dict.fromkeys([*broken, *write_report(args.out, args.shards, items=args.gallery)]))
+        told = write_report(args.out, args.shards, items=args.gallery)
         page = f", and look at {args.out / REPORT}"
     except ReportError:  # other shares are still open
-        page = ""
-    for line in broken:
+        told, page = [], ""
+    for line in dict.fromkeys([*broken, *told]):
         sys.stderr.write(f"warning: {line}\n")
     sys.stdout.write(table.headlines(text))
     sys.stderr.write(f"see all numbers in {args.out / 'table.md'}{page}\n")

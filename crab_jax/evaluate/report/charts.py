@@ -67,9 +67,12 @@ def _pair(task: str, line: Line) -> tuple[str, str] | None:
     if not isinstance(true, dict):
         return None
     name = {"avqa": _choice, "ave": _events}.get(task)
-    if name is None or not (wanted := name(true)):
+    try:
+        if name is None or not (wanted := name(true)):
+            return None
+        return wanted, (name(said) if isinstance(said, dict) else "") or NOTHING
+    except (LookupError, TypeError):  # without shards the file is believed, and somebody may have edited it
         return None
-    return wanted, (name(said) if isinstance(said, dict) else "") or NOTHING
 
 
 def _choice(value: Mapping[str, Any]) -> str:

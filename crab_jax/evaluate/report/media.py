@@ -49,7 +49,7 @@ class Budget:
 def webp(image: Image.Image, *, quality: int = 74) -> str:
     """The picture as an address of data."""
     file = io.BytesIO()
-    image.save(file, format="WEBP", quality=quality, method=4)
+    image.save(file, format="WEBP", quality=quality, method=2)
     return address("image/webp", file.getvalue())
 
 
