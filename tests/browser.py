@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
 import select
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -124,23 +124,25 @@ def open_page(browser: str) -> Iterator[Page]:
     to_read, to_write = os.pipe()
     from_read, from_write = os.pipe()
 
-    # Chromium reads from 3 and writes to 4. A shell hands them over: `preexec_fn` must not be used beside threads.
-    script = f'exec "$0" "$@" 3<&{to_read} 4>&{from_write}'
-    with tempfile.TemporaryDirectory() as home:
-        process = subprocess.Popen(
-            ["/bin/sh", "-c", script, browser, *FLAGS, f"--user-data-dir={home}/profile", "about:blank"],
-            env=os.environ | {"HOME": home}, pass_fds=(to_read, from_write), start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(to_read)
-        os.close(from_write)
+    # Chromium reads from 3 and writes to 4. High numbers here, so that the two copies cannot overwrite each other; no
+    # `preexec_fn`, which must not be used beside threads.
+    child_reads, child_writes = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in (to_read, from_write))
+    os.close(to_read)
+    os.close(from_write)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, open(os.devnull, "r+b") as nothing:
+        actions = [(os.POSIX_SPAWN_DUP2, nothing.fileno(), fd) for fd in (0, 1, 2)]
+        actions += [(os.POSIX_SPAWN_DUP2, child_reads, 3), (os.POSIX_SPAWN_DUP2, child_writes, 4)]
+        arguments = [browser, *FLAGS, f"--user-data-dir={home}/profile", "about:blank"]
+        process = os.posix_spawn(browser, arguments, os.environ | {"HOME": home}, file_actions=actions, setpgroup=0)
+        os.close(child_reads)
+        os.close(child_writes)
         try:
             page = Page(to_write, from_read)
             page.attach()
             yield page
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+                os.killpg(process, signal.SIGKILL)
+            os.waitpid(process, 0)
             os.close(to_write)
             os.close(from_read)

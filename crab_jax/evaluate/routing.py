@@ -17,18 +17,23 @@ from crab_jax.evaluate.engine import Engine, Request, encode
 from crab_jax.evaluate.report.findings import ROUTER
 from crab_jax.evaluate.run import Run
 from crab_jax.evaluate.score import item_ids
-from crab_jax.layout import Layout
+from crab_jax.layout import Buckets, Layout
 from crab_jax.model import Crab
 from crab_jax.routing import LINEARS, router_means
 from data_pipelines.stream.evaluation import evaluation_items
 
 ITEMS = 8  # of every test set
 _DIGITS = 5  # in the file: more would change with the batch
+_ROOM = Buckets(tokens=(256, 1024, 4096))  # few, because the layers are compiled for each; padding costs less
 
 
 @partial(jax.jit, static_argnames=("model",))
-def _means(model: Crab, variables, tokens, segment, position, visual, audio):
-    x = model.bind(variables).place(tokens, visual, audio)
+def _embed(model: Crab, variables, tokens, visual, audio):
+    return model.bind(variables).place(tokens, visual, audio)
+
+
+@partial(jax.jit, static_argnames=("model",))
+def _means(model: Crab, variables, x, segment, position):
     return router_means(model, variables, x, position, segment, examples=1)[:, 0]
 
 
@@ -85,12 +90,12 @@ def write_router(run: Run, assistant: Assistant, folder: pathlib.Path, *, items:
 def _weights(engine: Engine, requests: list[Request]) -> np.ndarray:
     """float32 [n layers 7 H] of at most a batch of requests of one variant."""
     model, variables = engine.network(requests[0].variant)
-    config, fit = model.config, engine.buckets.fit
+    config = model.config
     examples = [r.example for r in requests]
     examples += [examples[-1]] * (engine.max_batch - len(examples))  # as the engine does: then its encoder is compiled
 
     def most(ladder: str, sizes: list[int]) -> int:
-        return fit(ladder, max(sizes))
+        return (_ROOM if ladder == "tokens" else engine.buckets).fit(ladder, max(sizes))
 
     media = [(0, 0) if e.fbank is None else e.fbank.shape[:2] for e in examples]
     batch = lay_out(
@@ -115,5 +120,6 @@ def _weights(engine: Engine, requests: list[Request]) -> np.ndarray:
             model, variables, batch.frames, batch.fbank, batch.patch_rows, frame,
             with_scales=requests[0].head is not None,
         )  # fmt: skip
-        found = _means(model, variables, batch.tokens, batch.segment, batch.position, visual, audio)
+        x = _embed(model, variables, batch.tokens, visual, audio)
+        found = _means(model, variables, x, batch.segment, batch.position)
     return np.asarray(found, np.float32)[: len(requests)]
