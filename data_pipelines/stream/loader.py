@@ -26,8 +26,8 @@ from data_pipelines.stream.rows import Info, RowReader, Skipped
 from data_pipelines.stream.tables import LeftOut, Source, StreamError, default_cache, read_table, tokenizer_digest
 
 _STATE = 2  # version of saved states; the first had no checksum
-# Workers are many, so each has one thread for linear algebra. Memory of pictures and rows stays theirs: glibc would give
-# it back to the system each time, and getting it again costs up to a fifth of the time of an example.
+# Workers are many, so each has one thread for linear algebra. Memory of pictures and rows stays theirs: glibc would
+# give it back to the system each time, and getting it again costs up to a fifth of the time of an example.
 _WORKERS = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
