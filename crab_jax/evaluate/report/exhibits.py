@@ -120,7 +120,7 @@ def _joined(spans: Sequence[tuple[float, float]], gap: float = 0.002) -> list[tu
 
 def _ticks(seconds: float) -> list[tuple[float, str]]:
     """Places and names of at most six marks on the axis of seconds."""
-    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if seconds / s <= 6 or s == 10_000)
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if seconds / s <= 5 or s == 10_000)
     return [(k * step / seconds, f"{k * step} s") for k in range(int(seconds / step + 1e-6) + 1)]
 
 
