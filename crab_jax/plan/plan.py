@@ -141,7 +141,7 @@ def make_plan(
         (hlo / f"{program.name.replace(' ', '_')}.txt").write_text(text, encoding="utf-8")
     work = measure(text, [where.place(d) for d in mesh.devices.flat], where)
     memory = _memory(program, compiled.memory_analysis())
-    fits = memory["peak"] + memory["held, not read"] <= known["capacity"]
+    fits = most(memory) + memory["held, not read"] <= known["capacity"]
     return Plan(
         **known,
         fits=fits,
@@ -166,6 +166,13 @@ def _memory(program: Program, found: Any) -> dict[str, float]:
     peak = getattr(found, "peak_memory_in_bytes", 0)
     memory["peak"] = peak if peak >= found.argument_size_in_bytes else together
     return memory
+
+
+def most(memory: Mapping[str, float]) -> float:
+    """Bytes that a program asks for: the region of temporaries is reserved as a whole, holes included."""
+    if "needed" in memory:
+        return memory["needed"]
+    return max(memory["peak"], memory["arguments"] + memory["temporaries"] + memory["results"])
 
 
 def _held(program: Program) -> dict[str, float]:

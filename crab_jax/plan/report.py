@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from crab_jax.plan.hardware import GIB
-from crab_jax.plan.plan import Plan, gib
+from crab_jax.plan.plan import Plan, gib, most
 
 _SUMS = ("held, not read", "arguments", "temporaries", "results", "peak", "needed")
 
@@ -45,11 +45,11 @@ def _memory(plan: Plan) -> list[str]:
         rows.append(("  " * (kind not in _SUMS) + kind, f"{size / GIB:.2f}", f"{size / plan.capacity:.0%}"))
     lines = _table(rows)
     limit = plan.limit or plan.capacity
-    most = plan.memory.get("needed", plan.memory.get("peak", 0.0))
+    needed = most(plan.memory)
     if plan.fits:
-        lines.append(f"fits: {gib(most)} of {gib(limit)} at most")
+        lines.append(f"fits: {gib(needed)} of {gib(limit)} at most")
     else:
-        lines.append(f"does NOT fit: needs {gib(most)}, there are {gib(limit)}: {gib(most - limit)} too many")
+        lines.append(f"does NOT fit: needs {gib(needed)}, there are {gib(limit)}: {gib(needed - limit)} too many")
     return lines
 
 
