@@ -28,20 +28,20 @@ _PRETRAINED = ("visual_pretrain", "seg_pretrain", "audio_pretrain")
 # sources, heads of the mask losses.
 STAGES = {
     "visual_pretrain": dict(
-        start=(), train=(_EVERYTHING,), steps=6000, rate=2e-3, rows=4, heads=(),
+        start=(), train=(_EVERYTHING,), steps=6000, rate=1e-3, rows=4, heads=(),
         layout=dict(tokens=256, frames=3, windows=0, patch_rows=6, masks=0), shares={"pretrain-image": 1},
     ),
     "seg_pretrain": dict(
-        start=_PRETRAINED[:1], train=(_NO_EAR,), steps=2000, rate=1.5e-3, rows=4, heads=("binary",),
+        start=_PRETRAINED[:1], train=(_NO_EAR,), steps=2000, rate=1e-3, rows=4, heads=("binary",),
         layout=dict(tokens=320, frames=3, windows=0, patch_rows=6, masks=3),
         shares={"pretrain-seg": 2, "pretrain-image": 1},
     ),
     "audio_pretrain": dict(
-        start=_PRETRAINED[:2], train=(_NO_EYE,), steps=2000, rate=1.5e-3, rows=4, heads=(),
+        start=_PRETRAINED[:2], train=(_NO_EYE,), steps=2000, rate=1e-3, rows=4, heads=(),
         layout=dict(tokens=256, frames=0, windows=20, patch_rows=6, masks=0), shares={"pretrain-audio": 1},
     ),
     "finetune": dict(
-        start=_PRETRAINED, train=(_ENCODERS_FROZEN,), steps=4000, rate=1.5e-3, rows=2, heads=("binary", "semantic"),
+        start=_PRETRAINED, train=(_ENCODERS_FROZEN,), steps=4000, rate=1e-3, rows=2, heads=("binary", "semantic"),
         layout=dict(tokens=512, frames=13, windows=13, patch_rows=12, masks=4),
         shares={
             "avqa": 8, "ave": 8, "avvp": 8, "avcap": 6, "arig": 14, "s4": 18, "ms3": 14, "avss": 14, "ref-avs": 10,
@@ -90,7 +90,8 @@ def get_config(arg: str = "visual_pretrain") -> ConfigDict:
     config.loss.heads = stage["heads"]
     config.compute.update(dtype="float32", frozen_dtype="float32", remat="none", logit_chunks=1)
     config.run.update(seed=1, rows=stage["rows"], steps=max(1, round(stage["steps"] * float(given["scale"]))))
-    config.optim.update(learning_rate=stage["rate"], b2=0.98)
+    # A long warm-up: while the rate is high and the pictures still say nothing, projectors learn to be constant.
+    config.optim.update(learning_rate=stage["rate"], b2=0.98, warmup_ratio=0.1)
     config.save.update(every_steps=200, keep_last=1, keep_best=0)
     config.log.update(every_steps=20, tensorboard=False)
     return config.lock()
