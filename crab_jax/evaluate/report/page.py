@@ -76,6 +76,7 @@ def write_report(
     for n, each in enumerate(findings.sets):
         following = 2 * items * _PICTURES_BYTES * (len(findings.sets) - n)
         sections.append(_section(findings, each, shards, items, budget, following, told))
+    keys = [(s.task, s.split) for s in findings.sets]
     template = _templates().get_template("report.html.j2")
     text = template.render(
         style=_asset("report.css"),
@@ -88,7 +89,7 @@ def write_report(
         senses=baselines.SENSES,
         comparisons=listen_look.compare(findings.sets, findings.baselines),
         swaps=listen_look.SWAPS,
-        router=charts.router_maps({title(*key): router for key, router in findings.routers.items()}),
+        router=charts.router_maps({title(*key): findings.routers[key] for key in keys if key in findings.routers}),
         title=title,
         names=NAMES,
         times=charts.times(findings.speed),
