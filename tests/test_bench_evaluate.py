@@ -28,6 +28,8 @@ def test_rows_for_every_run_and_cache(monkeypatch, tmp_path, capsys):
         (out / "speed.json").write_text(json.dumps(runs))
 
     monkeypatch.setattr(evaluate, "_evaluate", run)
+    monkeypatch.setattr(evaluate, "write_random_weights", lambda folder, seed: folder.mkdir())
+    monkeypatch.setattr(evaluate, "_image_size", lambda weights: 112)
     monkeypatch.setattr(evaluate, "_shards", lambda place, size, tasks: place)
     document = tmp_path / "doc.md"
     document.write_text("<!-- bench:evaluate -->\n<!-- /bench:evaluate -->\n")

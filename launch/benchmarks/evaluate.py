@@ -63,8 +63,7 @@ def measure(
         if weights is None:
             weights = place / "weights"
             write_random_weights(weights, seed=0)
-        size = read_config(weights, read_manifest(weights)).clip.image_size
-        shards = _shards(place, size, tasks)
+        shards = _shards(place, _image_size(weights), tasks)
         cache = pathlib.Path(scratch) / "cache"
         for name, about in CACHES.items():
             out = pathlib.Path(scratch) / name
@@ -75,6 +74,10 @@ def measure(
                 figures.append(figure)
                 progress(figure)
     return figures
+
+
+def _image_size(weights: pathlib.Path) -> int:
+    return read_config(weights, read_manifest(weights)).clip.image_size
 
 
 def _shards(place: pathlib.Path, size: int, tasks: Sequence[str]) -> pathlib.Path:
