@@ -1,7 +1,7 @@
 """Dropout whose random bits come from JAX's counter-based generator, or cheaply from that of the hardware.
 
-On a TPU the bits of threefry are computed by the vector units: half of the instructions inside the fusions of a training
-step were about nothing else. A key of the kind "rbg" asks the chip's own generator instead.
+On a TPU the bits of threefry are computed by the vector units: half of the instructions inside the fusions of a
+training step were about nothing else. A key of the kind "rbg" asks the chip's own generator instead.
 """
 
 from __future__ import annotations
