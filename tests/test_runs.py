@@ -27,9 +27,8 @@ from crab_jax.convert.run import convert  # noqa: E402
 from crab_jax.convert.runs import read_whole, save_whole  # noqa: E402
 from crab_jax.params import split  # noqa: E402
 from crab_jax.recipe import Stage  # noqa: E402
-from crab_jax.sharding import make_mesh, shardings  # noqa: E402
-from crab_jax.starting import draw, model_config, shapes_of, starting_params  # noqa: E402
-from crab_jax.system import AXES  # noqa: E402
+from crab_jax.sharding import make_mesh  # noqa: E402
+from crab_jax.starting import model_config, shapes_of, starting_params  # noqa: E402
 from crab_jax.train.checkpoint import Checkpoints  # noqa: E402
 from crab_jax.train.fingerprint import fingerprint as slow_fingerprint  # noqa: E402
 from crab_jax.train.step import init_state  # noqa: E402
@@ -189,15 +188,20 @@ def test_runs_become_published_files_and_come_back(made, tmp_path):
         assert all(equal(flat[p], x) for p, x in mine.items())
 
 
-def test_a_run_without_a_base(made, tmp_path):
+def test_a_run_without_a_base(made, tmp_path, monkeypatch):
     """Frozen weights that were drawn are drawn again; what is not the same is said."""
+
+    def draw(config, paths, places, dtype, seed):  # `starting.draw` without compiling all of `model.init`
+        rng = np.random.default_rng(seed)
+        return {path: rng.standard_normal(shapes_of(config)[path].shape).astype(dtype[path]) for path in paths}
+
+    monkeypatch.setattr(runs, "draw", draw)
     sizes = read_whole(made.run("finetune"), check=False).config
     stage = Stage(name="finetune", train=common.FULL, train_encoders=True)
     trained, frozen = split(shapes_of(sizes), stage.train)
     rng = np.random.default_rng(0)
     trained = {path: rng.standard_normal(x.shape, np.float32) for path, x in trained.items()}
-    places = shardings(frozen, AXES, make_mesh(devices=jax.devices()[:1]))
-    frozen = draw(sizes, sorted(frozen), places, dict.fromkeys(frozen, "float32"), SEED)
+    frozen = draw(sizes, sorted(frozen), None, dict.fromkeys(frozen, "float32"), SEED)
     leave(tmp_path / "full", stage, sizes, trained, frozen)
     assert save_whole(tmp_path / "full", tmp_path / "w")[0].startswith("base: ")
     back = checkpoint.load(tmp_path / "w")
@@ -208,7 +212,7 @@ def test_a_run_without_a_base(made, tmp_path):
         export_run(tmp_path / "full", tmp_path / "files")
     about = tmp_path / "full/checkpoints/3/about/metadata"
     about.write_text(about.read_text().replace(f'"seed": {SEED}', '"seed": 8'))
-    assert "note: mask_decoder: 2 parameters were drawn again" in save_whole(tmp_path / "full", tmp_path / "v")[0]
+    assert "mask_decoder: 2 parameters were drawn again" in read_whole(tmp_path / "full").notes[0]
 
 
 def test_runs_that_do_not_fit(made, tmp_path):
