@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     sys.stdout.write(
         f"  clips    {out / 'world'}\n"
         f"  scores   {out / 'answers' / 'table.md'}\n"
-        f"  answers  {out / 'answers'}\n"
+        f"  page     {out / 'answers' / 'report.html'}\n"
         f"Your own video:\n"
         f'  crab infer --task avqa --video clip.mp4 --question "How many instruments play?" --weights {weights}\n'
     )
