@@ -193,8 +193,8 @@ def _add(
 def _draw(whole: Whole, stage: Stage, shapes: Mapping[str, Any], frozen_dtype: str, seed: int) -> None:
     """What the run drew at random, and the seed rows, on one device."""
     places = shardings(shapes, AXES, make_mesh(devices=jax.local_devices()[:1]))
-    if missing := sorted(set(shapes) - set(whole.params)):
-        dtype = {p: np.dtype("float32") if p in whole.trained else stored(p, frozen_dtype) for p in missing}
+    if missing := sorted(set(shapes) - set(whole.params) - whole.trained):
+        dtype = {p: stored(p, frozen_dtype) for p in missing}
         drawn = draw(whole.config, missing, places, dtype, seed)
         _add(whole, _held(drawn), f"drawn at random with seed {seed}", shapes)
     if stage.seed_rows != "base":

@@ -174,7 +174,9 @@ def example_sizes(config: Recipe, *, clips: int) -> np.ndarray:
         # Lengths do not depend on how large pictures are.
         world.build(media, clips=clips, seed=0, tasks=tuple(TASKS), size=(64, 48), fps=1, least=1, quiet=True)
         for task, spec in TASKS.items():
-            build_shards(spec, root=media, out=shards, options=Options(jobs=0, size=32, splits=("train",)))
+            build_shards(
+                spec, root=media, out=shards, options=Options(jobs=0, size=sizes.image_size, splits=("train",))
+            )
             source = Source(open_shards(shards, task, "train"), spec)
             table = read_table(source, wording=data.WORDING, tokenizer=tokenizer, sizes=sizes, cache=None)
             count = max(1, round(1024 * data.PUBLISHED[task] / total))
