@@ -10,11 +10,11 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 # Data workers import these; none of them may pull in jax, flax or orbax.
 LIGHT = [
-    "crab_jax", "crab_jax.assets", "crab_jax.batch", "crab_jax.config", "crab_jax.draw", "crab_jax.evaluate.report.command",
-    "crab_jax.evaluate.score", "crab_jax.evaluate.table", "crab_jax.layout", "crab_jax.metrics",
-    "crab_jax.params", "crab_jax.plan.command", "crab_jax.plan.hardware", "crab_jax.plan.hlo",
-    "crab_jax.tasks", "crab_jax.tasks.samples", "crab_jax.tokens", "crab_jax.train.config",
-    "crab_jax.weights",
+    "crab_jax", "crab_jax.assets", "crab_jax.batch", "crab_jax.config", "crab_jax.draw",
+    "crab_jax.evaluate.report.command", "crab_jax.evaluate.score", "crab_jax.evaluate.table",
+    "crab_jax.layout", "crab_jax.metrics", "crab_jax.params", "crab_jax.plan.command", "crab_jax.plan.hardware",
+    "crab_jax.plan.hlo", "crab_jax.tasks", "crab_jax.tasks.samples", "crab_jax.tokens",
+    "crab_jax.train.config", "crab_jax.weights",
     "data_pipelines.build", "data_pipelines.check", "data_pipelines.contact_sheet", "data_pipelines.decode",
     "data_pipelines.examples", "data_pipelines.fbank", "data_pipelines.records", "data_pipelines.shard_writer",
     "data_pipelines.stage", "data_pipelines.stream.evaluation", "data_pipelines.stream.packing",
