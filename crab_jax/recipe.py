@@ -9,6 +9,7 @@ from crab_jax.config import ConfigError, check_sizes
 from crab_jax.layout import Layout
 from crab_jax.model import CrabConfig
 from crab_jax.system import ComputeConfig, LossConfig
+from crab_jax.tasks import ALL
 from crab_jax.train.config import LogConfig, MeshConfig, OptimConfig, RunConfig, SaveConfig
 
 SeedRows = Literal["base", "T3", "I3"]
@@ -117,6 +118,15 @@ class Recipe:
             raise ConfigError("model: give its sizes, or stage.base, a weights folder that has them")
         if self.loss.heads and not self.data.layout.masks:
             raise ConfigError("data.layout.masks is 0, but loss.heads asks for mask losses; give room for masks")
+        # A mask whose head is missing has no loss: the step would be NaN.
+        for source in self.data.sources if self.loss.heads else ():
+            spec = ALL.get(source.partition("/")[0])
+            kind = "semantic" if spec and spec.semantic else "binary"
+            if spec and spec.needs_masks and kind not in self.loss.heads:
+                raise ConfigError(
+                    f"loss.heads is {tuple(self.loss.heads)}, but {source} has {kind} masks; add {kind!r} or leave "
+                    "the source out (data.sources)"
+                )
         if self.data.layout.tokens % self.compute.logit_chunks:
             raise ConfigError(
                 f"compute.logit_chunks: {self.compute.logit_chunks} does not divide the {self.data.layout.tokens} "

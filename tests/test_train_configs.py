@@ -128,6 +128,7 @@ def test_recipes_that_cannot_be():
         ({"compute": values["compute"] | {"logit_chunks": 7}}, "7 does not divide"),
         ({"compute": values["compute"] | {"remat": "everything"}}, "expected 'none' or one of"),
         ({"data": values["data"] | {"layout": values["data"]["layout"] | {"masks": 0}}}, "give room for masks"),
+        ({"loss": values["loss"] | {"heads": ("semantic",)}}, "ms3/train has binary masks"),
         ({"optim": values["optim"] | {"learning_rat": 1.0}}, "learning_rat: unknown field"),
     ]:
         with pytest.raises(ConfigError, match=message):
