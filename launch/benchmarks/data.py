@@ -51,6 +51,7 @@ PUBLISHED = {
 }  # fmt: skip
 # Candidates of rows. The first is what docs/data.md recommends; 2048 shows what a size that does not suit costs.
 LAYOUTS = (
+    Layout(tokens=2304, frames=30, windows=52, patch_rows=12, masks=12),
     Layout(tokens=2304, frames=30, windows=32, patch_rows=12, masks=6),
     Layout(tokens=1536, frames=20, windows=22, patch_rows=12, masks=6),
     Layout(tokens=2048, frames=26, windows=30, patch_rows=12, masks=8),
