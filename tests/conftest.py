@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import signal
 import sys
 
 import pytest
@@ -23,6 +24,10 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     import goldens
+
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start inherits that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     config.addinivalue_line("markers", "case(prefix): runs once per recorded case whose name starts with prefix")
     given = config.getoption("--goldens")

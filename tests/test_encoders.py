@@ -19,6 +19,7 @@ from crab_jax.backbones.beats import Beats, BeatsConfig
 from crab_jax.backbones.clip import Clip, ClipConfig
 from crab_jax.backbones.qformer import QFormer, QFormerConfig
 from crab_jax.config import ConfigError
+from crab_jax.nn.dropout import Dropout
 
 torch = pytest.importorskip("torch")
 
@@ -630,7 +631,7 @@ def test_qformer_dropout_places():
     seen = set()
 
     def note(next_fun, args, kwargs, context):
-        if isinstance(context.module, nn.Dropout):
+        if isinstance(context.module, Dropout):
             assert context.module.rate == SMALL.dropout
             assert not context.module.deterministic
             seen.add(("/".join(context.module.path[:-1]), args[0].shape))

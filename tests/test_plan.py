@@ -79,7 +79,7 @@ def test_weights_are_gathered_and_gradients_reduced(made):
 
 
 def test_bound_and_rate(made):
-    for plan, tokens in zip(made["plans"], (8 * 256, 4 * 5)):
+    for plan, tokens in zip(made["plans"], (8 * 288, 4 * 5)):
         assert plan["bound"] == max(plan["seconds"].values())
         assert plan["without_overlap"] == pytest.approx(sum(plan["seconds"].values()))
         assert plan["tokens_per_second"] == pytest.approx(tokens / plan["bound"])
@@ -117,7 +117,7 @@ REFUSAL = (
 
 
 def refused(message: str, rows: float = 1) -> Program:
-    def compile():
+    def compile(options):
         raise jax.errors.JaxRuntimeError(message)
 
     traced = types.SimpleNamespace(lower=lambda: types.SimpleNamespace(compile=compile))
