@@ -18,6 +18,8 @@ kind, floating-point work, the least time of matrix units, memory and interconne
 tokens per second that follows. Values of the config are changed as in launch.train: --config.run.rows=256
 """
 # Without these libtpu looks for chips, or asks the machine that it believes to be on.
+# Only compiling needs it: AVS finetune for TPU7x overran the stacks that libtpu gives its threads.
+_STACK = "--fibers_default_thread_stack_size=4194304"
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
             raise TopologyError(
                 'libtpu is not installed: install the extra that has it, pip install -e ".[tpu]" (no TPU is needed)'
             )
-        for name, value in (_ENVIRONMENT | {"LIBTPU_INIT_ARGS": LIBTPU_FLAGS}).items():
+        for name, value in (_ENVIRONMENT | {"LIBTPU_INIT_ARGS": f"{LIBTPU_FLAGS} {_STACK}"}).items():
             os.environ.setdefault(name, value)
         os.environ["JAX_PLATFORMS"] = "cpu"  # a machine with a TPU plans on its CPU too
         recipe = read_recipe(args.config, args.overrides)
