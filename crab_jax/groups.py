@@ -79,7 +79,7 @@ def save_group(path: pathlib.Path, values: Mapping[str, Any], progress: Callable
         progress(x.nbytes)
     tree = nest(flat)
     args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer, _quiet():
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer, quiet():
         checkpointer.save(path, args=ocp.args.PyTreeSave(tree, save_args=args, ocdbt_target_data_file_size=FILE_BYTES))
 
 
@@ -131,7 +131,7 @@ def load_group(
 
 
 def _load_orbax(path: pathlib.Path, stored: Mapping[str, Mapping[str, Any]], dtype: Any, shardings: Any) -> Flat:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer, _quiet():
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer, quiet():
         # Orbax casts silently, and pads or cuts if a shape differs: what is stored is compared first.
         _check_stored(path, flatten(_tree(checkpointer.metadata(path))), stored)
         args = nest({p: _restore_args(p, entry, dtype, shardings) for p, entry in stored.items()})
@@ -184,8 +184,8 @@ def _restore_args(path: str, entry: Mapping[str, Any], dtype: Any, shardings: An
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Orbax warns about every array without a sharding; here that is on purpose."""
+def quiet() -> Iterator[None]:
+    """Orbax writes a page of notes per save, and warns of every array that is read without a sharding."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -143,7 +143,7 @@ def conduct(trial: Trial, args: argparse.Namespace) -> None:
         [
             *crab, "eval", "--task", ",".join(trial.tasks), "--shards", str(args.shards), "--weights", str(weights),
             "--out", str(scored), "--split", args.split, "--mode", "decoded", "--dtype", "float32", "--limit",
-            str(args.limit),
+            str(args.limit), "--gallery", "0", "--router", "0",
         ],
     ]  # fmt: skip
     with (place / "log.txt").open("a", encoding="utf-8") as log:

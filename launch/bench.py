@@ -27,31 +27,22 @@ def main(argv: list[str] | None = None) -> int:
     command = commands.add_parser(
         "infer", help="the LoRA linear, encoding and generation against this machine's own limits"
     )
-    command.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write every number here")
+    _files(command)
     command.add_argument("--dtype", nargs="+", choices=list(infer.DTYPES), default=list(infer.DTYPES))
     command.add_argument("--only", nargs="+", choices=list(infer.SECTIONS), default=[], help="these sections")
     command.add_argument("--rounds", type=_positive, default=5, help="timed repetitions of everything (default 5)")
-    command.add_argument(
-        "--update",
-        type=pathlib.Path,
-        metavar="FILE",
-        help="put the table between the <!-- bench:infer --> markers here",
-    )
     command = commands.add_parser(
         "data", help="building shards, reading them as a stream, and how full packed rows are"
     )
-    command.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write every number here")
+    _files(command)
     command.add_argument("--only", nargs="+", choices=list(data.SECTIONS), default=[], help="these sections")
     command.add_argument("--rounds", type=_positive, default=5, help="timed repetitions of everything (default 5)")
     command.add_argument("--clips", type=_positive, default=60, help="clips to render per task (default 60)")
     command.add_argument("--folder", type=pathlib.Path, help="keep the rendered clips and the shards here")
-    command.add_argument(
-        "--update", type=pathlib.Path, metavar="FILE", help="put the table between the <!-- bench:data --> markers here"
-    )
     command = commands.add_parser(
         "train", help="optimizer steps against the limit of matrix products; packing, and the frozen split"
     )
-    command.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write every number here")
+    _files(command)
     command.add_argument("--dtype", nargs="+", choices=list(train.DTYPES), default=list(train.DTYPES))
     command.add_argument("--only", nargs="+", choices=list(train.SECTIONS), default=[], help="these sections")
     command.add_argument("--rounds", type=_positive, default=3, help="timed repetitions of everything (default 3)")
@@ -60,16 +51,10 @@ def main(argv: list[str] | None = None) -> int:
         "--full", action="store_true", help="instead: the joint finetune at the published 7B sizes, on an accelerator"
     )
     command.add_argument("--rows", type=_positive, help="rows of a step (default 1, with --full 4)")
-    command.add_argument(
-        "--update",
-        type=pathlib.Path,
-        metavar="FILE",
-        help="put the table between the <!-- bench:train --> markers here",
-    )
     command = commands.add_parser(
         "evaluate", help="items per second of every task, and the share of compiling, with an empty and a warm cache"
     )
-    command.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write every number here")
+    _files(command)
     command.add_argument(
         "--weights", type=pathlib.Path, metavar="DIR", help="instead of a random model of the toy size"
     )
@@ -77,12 +62,6 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--batch", type=_positive, default=8, help="items at once (default 8)")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     command.add_argument("--folder", type=pathlib.Path, help="keep the rendered clips and the shards here")
-    command.add_argument(
-        "--update",
-        type=pathlib.Path,
-        metavar="FILE",
-        help="put the table between the <!-- bench:evaluate --> markers here",
-    )
     options = parser.parse_args(arguments)
     common = {"name": options.command, "arguments": arguments, "json_file": options.json, "document": options.update}
     if options.command == "data":
@@ -128,6 +107,18 @@ def main(argv: list[str] | None = None) -> int:
     )
     write(rows, **common)
     return 0
+
+
+def _files(command: argparse.ArgumentParser) -> None:
+    """Where every benchmark can write, besides standard output."""
+    name = command.prog.split()[-1]
+    command.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write every number here")
+    command.add_argument(
+        "--update",
+        type=pathlib.Path,
+        metavar="FILE",
+        help=f"put the table between the <!-- bench:{name} --> markers here",
+    )
 
 
 def _positive(value: str) -> int:

@@ -108,3 +108,14 @@ def write_shards(out: pathlib.Path, records: Sequence[Record], *, size: int, per
     shards = [records[i : i + per_shard] for i in range(0, len(records), per_shard)]
     write_data_set(out, {split: shards}, task=task, size=size)
     return open_shards(out, task, split)
+
+
+def write_small_mix(out: pathlib.Path, *, size: int) -> pathlib.Path:
+    """Shards of three tasks that are quick to read: two with a picture per example, one with ten and ten windows."""
+    for records in (
+        [s4(i, size=size) for i in range(13)],
+        [avss(i, size=size) for i in range(11)],
+        [ave(i, size=size) for i in range(2)],
+    ):
+        write_shards(out, records, size=size)
+    return out

@@ -18,11 +18,7 @@ AFTER, BATCHES = (5, 7), 8  # batches after which each of two processes is kille
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    out = tmp_path_factory.mktemp("shards")
-    make.write_shards(out, [make.s4(i, size=SIZE) for i in range(13)], size=SIZE)
-    make.write_shards(out, [make.avss(i, size=SIZE) for i in range(11)], size=SIZE)
-    make.write_shards(out, [make.ave(i, size=SIZE) for i in range(2)], size=SIZE)
-    return out
+    return make.write_small_mix(tmp_path_factory.mktemp("shards"), size=SIZE)
 
 
 @pytest.fixture(scope="module")

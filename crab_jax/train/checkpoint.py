@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from crab_jax.groups import CheckpointError, describe, nbytes
+from crab_jax.groups import CheckpointError, describe, nbytes, quiet
 from crab_jax.params import nest
 from crab_jax.train.processes import gather
 from crab_jax.train.stored import (
@@ -35,7 +35,6 @@ from crab_jax.train.stored import (
     check_same,
     named,
     processes,
-    quiet,
     read_about,
     read_arrays,
     read_trainables,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from crab_jax.groups import CheckpointError, describe
+from crab_jax.groups import CheckpointError, describe, quiet
 from crab_jax.params import Flat, flatten, nest
 
 FORMAT = 1
@@ -192,15 +191,3 @@ def processes() -> ocp.options.MultiprocessingOptions:
     """Naming the processes makes Orbax meet through the coordinator, with a time limit, not through the devices."""
     number = jax.process_count()
     return ocp.options.MultiprocessingOptions(active_processes=set(range(number)) if number > 1 else None)
-
-
-@contextlib.contextmanager
-def quiet():
-    """Orbax writes a page of notes per save, and warns of every array that is read without a sharding."""
-    logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
