@@ -9,9 +9,10 @@ import shard_files as make
 from PIL import Image
 
 from crab_jax import cli
-from crab_jax.evaluate import journal, table
+from crab_jax.evaluate import journal, listen_look, table
 from crab_jax.evaluate.mask_files import MaskFileError, levels_of, read_mask, write_mask
 from crab_jax.evaluate.score import ScoreError, score
+from crab_jax.evaluate.table import TestSet
 from crab_jax.metrics import BinaryMasks, Item, SemanticMasks
 from crab_jax.metrics.masks import thresholds
 from crab_jax.tasks import TASKS, MaskTokens
@@ -284,3 +285,20 @@ def test_swapped_records():
     assert (seen.audio, seen.frames, seen.asks) == (one.audio, other.frames, one.asks)
     short = swapped(one, dataclasses.replace(other, frames=other.frames[:2]), "picture")
     assert short.frames == (*other.frames[:2], *[other.frames[1]] * 3)
+
+
+def test_every_column_of_listen_and_look_has_its_own_run():
+    def scores(value):
+        return {"headline": ["miou"], "lower_is_better": False, "numbers": {"miou": value, "unparsed": value / 10}}
+
+    runs = {("decoded", None): scores(0.7), ("decoded", "sound"): scores(0.2), ("decoded", "picture"): scores(0.1)}
+    runs[("text", "sound")] = scores(0.9)  # another mode
+    (line,) = listen_look.compare([TestSet(task="s4", split="test", runs=runs, why_not_paper="generated")], [])
+    assert line.scores == {None: 0.7, "sound": 0.2, "picture": 0.1}
+    assert line.unparsed == pytest.approx({None: 0.07, "sound": 0.02, "picture": 0.01})
+    said = line.to_json()
+    assert (said["as_it_is"], said["other_sound"], said["other_pictures"], said["baseline"]) == (0.7, 0.2, 0.1, None)
+    (row,) = [x for x in listen_look.to_markdown([line]) if x.startswith("| s4/test")]
+    assert row.startswith("| s4/test | miou | 0.7000 | 0.2000 | 0.1000 |")
+    alone = TestSet(task="s4", split="test", runs={("decoded", None): scores(0.7)}, why_not_paper="generated")
+    assert listen_look.compare([alone], []) == []
