@@ -1,14 +1,15 @@
-"""How crab-mini is trained: the six stages, one after the other, from random weights, on one CPU core.
+"""How crab-mini is trained: two encoders, then the six stages, from random weights, on two CPU cores.
 
-    python -m launch.train --config configs/train_mini.py:visual_pretrain --workdir RUNS/visual_pretrain \\
+    python -m launch.train --config configs/train_mini.py:visual_pretrain,runs=RUNS --workdir RUNS/visual_pretrain \\
         --config.data.shards=SHARDS
 
 `launch/train_mini.sh` runs all of it. A stage starts from the runs that lie beside its own (`stage.start`). What is not
 as in the published recipe, and why:
 
-* nothing here is pretrained, so the first three stages train whole encoders and the language model as well;
-* the joint stage also has the mask losses: states of mask tokens learn nothing about pixels from text alone;
-* encoders are frozen from the joint stage on, as published; everything else is trained there, not LoRA alone.
+* nothing here is pretrained. Eye and ear come from `launch/pretrain_encoders.py`, and are frozen from then on, as CLIP
+  and BEATs are; the language model has to learn to speak in the stages themselves, so it is trained as a whole, not by
+  LoRA alone;
+* the joint stage also has the mask losses: states of mask tokens learn nothing about pixels from text alone.
 """
 
 from __future__ import annotations
@@ -17,43 +18,43 @@ import importlib
 
 from ml_collections import ConfigDict
 
-_EVERYTHING = r"(?!mask_decoder/pe/).*"
-_NO_EAR = r"(?!mask_decoder/pe/|beats/|al_projector/).*"
-_NO_EYE = r"(?!mask_decoder/|clip/|vl_projector/).*"
-_ENCODERS_FROZEN = r"(?!mask_decoder/pe/|clip/|beats/).*"
-_MASKS = (r"mask_decoder/(?!pe/).*", r"llama/embed/.*", r"llama/head/.*")
-_PRETRAINED = ("visual_pretrain", "seg_pretrain", "audio_pretrain")
+_SPEAKS = r"llama/.*"
+_SEES, _HEARS, _DRAWS = r"vl_projector/.*", r"al_projector/.*", r"mask_decoder/(?!pe/).*"
+_VOCABULARY = (r"llama/embed/.*", r"llama/head/.*")
+_ENCODERS = ("eye.safetensors", "ear.safetensors")
+_BEFORE = (*_ENCODERS, "visual_pretrain", "audio_pretrain", "seg_pretrain")
 
 # Stage → what it starts from, what it trains, steps, peak learning rate, rows of a step, layout of a row, shares of the
-# sources, heads of the mask losses.
+# sources, heads of the mask losses. Audio and segmentation pretraining need nothing of each other and may run side by
+# side; of the language models that they leave, the joint stage takes the one that has learned to name pixels.
 STAGES = {
     "visual_pretrain": dict(
-        start=(), train=(_EVERYTHING,), steps=6000, rate=1e-3, rows=4, heads=(),
+        start=("eye.safetensors",), train=(_SPEAKS, _SEES), steps=2600, rate=1e-3, rows=4, heads=(),
         layout=dict(tokens=256, frames=3, windows=0, patch_rows=6, masks=0), shares={"pretrain-image": 1},
     ),
-    "seg_pretrain": dict(
-        start=_PRETRAINED[:1], train=(_NO_EAR,), steps=2000, rate=1e-3, rows=4, heads=("binary",),
-        layout=dict(tokens=320, frames=3, windows=0, patch_rows=6, masks=3),
-        shares={"pretrain-seg": 2, "pretrain-image": 1},
-    ),
     "audio_pretrain": dict(
-        start=_PRETRAINED[:2], train=(_NO_EYE,), steps=2000, rate=1e-3, rows=4, heads=(),
+        start=(*_ENCODERS, "visual_pretrain"), train=(_SPEAKS, _HEARS), steps=1500, rate=1e-3, rows=4, heads=(),
         layout=dict(tokens=256, frames=0, windows=20, patch_rows=6, masks=0), shares={"pretrain-audio": 1},
     ),
+    "seg_pretrain": dict(
+        start=("eye.safetensors", "visual_pretrain"), train=(_SPEAKS, _SEES, _DRAWS), steps=1500, rate=1e-3, rows=4,
+        heads=("binary",), layout=dict(tokens=320, frames=3, windows=0, patch_rows=6, masks=3),
+        shares={"pretrain-seg": 2, "pretrain-image": 1},
+    ),
     "finetune": dict(
-        start=_PRETRAINED, train=(_ENCODERS_FROZEN,), steps=4000, rate=1e-3, rows=2, heads=("binary", "semantic"),
-        layout=dict(tokens=512, frames=13, windows=13, patch_rows=12, masks=4),
+        start=_BEFORE, train=(_SPEAKS, _SEES, _HEARS, _DRAWS), steps=6000, rate=1e-3, rows=4,
+        heads=("binary", "semantic"), layout=dict(tokens=512, frames=13, windows=13, patch_rows=12, masks=4),
         shares={
             "avqa": 8, "ave": 8, "avvp": 8, "avcap": 6, "arig": 14, "s4": 18, "ms3": 14, "avss": 14, "ref-avs": 10,
         },
     ),
     "finetune_avs": dict(
-        start=(*_PRETRAINED, "finetune"), train=_MASKS, steps=500, rate=5e-4, rows=2, heads=("binary",),
+        start=(*_BEFORE, "finetune"), train=(_DRAWS, *_VOCABULARY), steps=500, rate=5e-4, rows=2, heads=("binary",),
         layout=dict(tokens=512, frames=5, windows=14, patch_rows=6, masks=5), shares={"s4": 2, "ms3": 2, "ref-avs": 1},
     ),
     "finetune_avss": dict(
-        start=(*_PRETRAINED, "finetune"), train=_MASKS, steps=500, rate=5e-4, rows=2, heads=("semantic",),
-        layout=dict(tokens=512, frames=5, windows=5, patch_rows=6, masks=5), shares={"avss": 1},
+        start=(*_BEFORE, "finetune"), train=(_DRAWS, *_VOCABULARY), steps=500, rate=5e-4, rows=2,
+        heads=("semantic",), layout=dict(tokens=512, frames=5, windows=5, patch_rows=6, masks=5), shares={"avss": 1},
     ),
 }  # fmt: skip
 
@@ -82,7 +83,7 @@ def get_config(arg: str = "visual_pretrain") -> ConfigDict:
     config.unlock()
     config.stage.start = tuple(f"{given['runs']}/{earlier}" for earlier in stage["start"])
     config.stage.train = stage["train"]
-    config.stage.train_encoders = name.endswith("_pretrain")
+    config.mesh.update(data=-1, fsdp=1)
     config.data.sources = tuple(f"{task}/train" for task in stage["shares"])
     config.data.weights = tuple(float(share) for share in stage["shares"].values())
     config.data.layout.update(stage["layout"])
@@ -91,7 +92,7 @@ def get_config(arg: str = "visual_pretrain") -> ConfigDict:
     config.compute.update(dtype="float32", frozen_dtype="float32", remat="none", logit_chunks=1)
     config.run.update(seed=1, rows=stage["rows"], steps=max(1, round(stage["steps"] * float(given["scale"]))))
     # A long warm-up: while the rate is high and the pictures still say nothing, projectors learn to be constant.
-    config.optim.update(learning_rate=stage["rate"], b2=0.98, warmup_ratio=0.1)
+    config.optim.update(learning_rate=stage["rate"], b2=0.98, warmup_ratio=0.05)
     config.save.update(every_steps=200, keep_last=1, keep_best=0)
     config.log.update(every_steps=20, tensorboard=False)
     return config.lock()

@@ -22,8 +22,8 @@ class Stage:
     Attributes:
         name: for people.
         base: a weights folder of `crab convert`; empty: random weights of the sizes in `model`.
-        start: workdirs of earlier runs (or single checkpoints `WORKDIR/checkpoints/STEP`); what they trained replaces
-            what the base has, in this order.
+        start: workdirs of earlier runs (or single checkpoints `WORKDIR/checkpoints/STEP`, or safetensors files whose
+            tensors have the names of our parameters); what they hold replaces what the base has, in this order.
         train: patterns (full match) of the parameters that are trained; all others are frozen.
         fresh: patterns of parameters that start at random whatever the base has, for parts that the base lacks.
         train_encoders: gradients go through CLIP and BEATs; needed if `train` matches any of their parameters.

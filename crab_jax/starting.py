@@ -15,6 +15,8 @@ from jax.sharding import Mesh, NamedSharding
 from crab_jax import checkpoint, model
 from crab_jax.backbones.mask_decoder import PE_TENSORS
 from crab_jax.config import to_dict
+from crab_jax.convert.safetensors_format import read_safetensors
+from crab_jax.convert.tensors import SourceError
 from crab_jax.convert.unsaved import candidates
 from crab_jax.groups import CheckpointError
 from crab_jax.model import ADDED_TOKENS, CrabConfig
@@ -164,11 +166,16 @@ def _from_run(run: str, shapes: Mapping[str, Any], places: Any, dtype: Any) -> F
 
 
 def handed_on(place: pathlib.Path) -> Flat:
-    """What a checkpoint gives to later stages: its trainables as NumPy arrays.
+    """What a checkpoint gives to later stages: its trainables as NumPy arrays; or what a safetensors file holds.
 
     Without the output matrix that pretraining of a projector alone may train (`head=trained`): the reference trains it
     by omission and throws it away with the next stage (Q-31).
     """
+    if place.is_file():
+        try:
+            return {path: tensor.read() for path, tensor in read_safetensors(place).tensors.items()}
+        except SourceError as error:
+            raise CheckpointError(str(error)) from error
     trained = read_trainables(place)
     parts = {path.split("/", 1)[0] for path in trained}
     others = [path for path in trained if path.startswith("llama/") and not path.startswith("llama/head/")]
@@ -178,19 +185,20 @@ def handed_on(place: pathlib.Path) -> Flat:
 
 
 def newest_checkpoint(run: str | pathlib.Path) -> pathlib.Path:
-    """The newest checkpoint of a workdir; a single checkpoint is returned as it is.
+    """The newest checkpoint of a workdir; a single checkpoint or a safetensors file is returned as it is.
 
     Raises:
         CheckpointError: there is none.
     """
     run = pathlib.Path(run)
-    if (run / "about").is_dir():
+    if (run / "about").is_dir() or (run.suffix == ".safetensors" and run.is_file()):
         return run.absolute()
     folder = run / "checkpoints"
     steps = [p for p in folder.iterdir() if re.fullmatch(r"\d+", p.name)] if folder.is_dir() else []
     if not steps:
         raise CheckpointError(
-            f"{run}: no checkpoint in it; expected the workdir of a run that has saved something (stage.start)"
+            f"{run}: no checkpoint in it; expected the workdir of a run that has saved something, or a safetensors "
+            "file (stage.start)"
         )
     return max(steps, key=lambda p: int(p.name)).absolute()
 

@@ -168,7 +168,7 @@ def _held(flat: Mapping[str, Any]) -> dict[str, Tensor]:
 def _where(name: str, moved: Moved, place: pathlib.Path) -> pathlib.Path:
     """Where a folder is that a run wrote down, perhaps relative to the working directory of that time."""
     found = pathlib.Path(moved.get(name, name))
-    if not found.is_dir():
+    if not found.exists():
         raise CheckpointError(
             f"{place}: the run started from {name}, which is not {'there' if name in moved else 'here'} "
             f"({found.absolute()}); say where it is with --moved {name}=FOLDER"

@@ -27,6 +27,7 @@ _SAME = {
     ("s4", ""): "miou",
     ("ms3", ""): "miou",
     ("arig", ""): "ciou",
+    ("avcap", "retrieved"): "cider_d",
 }
 _SPLITS = {"ref-avs": "test_s"}
 

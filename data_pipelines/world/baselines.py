@@ -7,6 +7,7 @@ better than the better of the two senses has not joined them.
 
 from __future__ import annotations
 
+import collections
 import functools
 import json
 import pathlib
@@ -17,6 +18,7 @@ import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction import DictVectorizer
 
+from crab_jax.metrics import text
 from data_pipelines.world import guesses
 from data_pipelines.world.build import NOTES, read_ledger
 
@@ -250,6 +252,24 @@ def _avcap(train: list[Truth], test: list[Truth]) -> dict[str, float]:
     return reached
 
 
+def _retrieved(train: list[Truth], test: list[Truth]) -> dict[str, float]:
+    """CIDEr-D of a training clip's caption: the most frequent one, or that of the clip most alike to one sense.
+
+    Alike are clips that share performers: heard (sound), or seen at the same side of the same setting (picture).
+    """
+    common, _ = collections.Counter(t["caption"] for t in train).most_common(1)[0]
+    said = {"majority": [common] * len(test)}
+    for sense, noticed in (("audio", guesses.heard_kinds), ("video", guesses.seen_places)):
+        known = [(noticed(t), t["caption"]) for t in train]
+        said[sense] = [max(known, key=lambda k: guesses.overlap(k[0], noticed(t)))[1] for t in test]
+    true = {str(n): [text.words(t["caption"])] for n, t in enumerate(test)}
+    reached = {}
+    for sense, captions in said.items():
+        scores = text.cider_d({str(n): text.words(c) for n, c in enumerate(captions)}, true)
+        reached[sense] = np.mean(list(scores.values()))
+    return reached
+
+
 _TASKS: Mapping[str, tuple[str, str, Callable[[list[Truth], list[Truth]], Mapping[str, float | None]]]] = {
     "avqa": ("accuracy", "test", _avqa),
     "avqa, Audio-Visual": ("accuracy", "test", functools.partial(_avqa, family="Audio-Visual")),
@@ -261,4 +281,5 @@ _TASKS: Mapping[str, tuple[str, str, Callable[[list[Truth], list[Truth]], Mappin
     "ref-avs": ("object found", "test_s", _ref_avs),
     "arig": ("IoU of 0.5", "test", _arig),
     "avcap": ("F of who does what", "test", _avcap),
+    "avcap, retrieved": ("CIDEr-D of the caption of a similar clip", "test", _retrieved),
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.world.casting import side_of
 from data_pipelines.world.kinds import KINDS
 
 Truth = dict[str, Any]
@@ -114,6 +115,21 @@ def _start(p: dict[str, Any]) -> float:
 def role(p: dict[str, Any]) -> str:
     """What a caption says of a performer."""
     return ("plays" if p["heard"] else "is silent") if p["seen"] else "is elsewhere"
+
+
+def heard_kinds(t: Truth) -> set[Any]:
+    """What the ear knows of a clip as a whole."""
+    return {p["kind"] for p in t["performers"] if p["heard"]}
+
+
+def seen_places(t: Truth) -> set[Any]:
+    """What the eye knows of a clip as a whole."""
+    return {t["setting"], *((p["kind"], side_of(p["place"])) for p in t["performers"] if p["seen"])}
+
+
+def overlap(one: set[Any], other: set[Any]) -> float:
+    """How alike two sets are, 0 to 1."""
+    return len(one & other) / max(len(one | other), 1)
 
 
 def f_score(wanted: np.ndarray, said: np.ndarray) -> float:

@@ -19,7 +19,8 @@ LEAST_AREA = 1000  # pixels; smaller objects are skipped by those who read LVIS 
 FIRST_CAPTION = 20000  # numbers of sounds stay clear of 12347, which every reader skips
 
 
-def _draw(casting: Casting, order: Order, seconds: float, counts: tuple[int, ...]) -> Scene:
+def draw_scene(casting: Casting, order: Order, seconds: float, counts: tuple[int, ...]) -> Scene:
+    """Silent performers, some of whom move as if they sounded; `counts`: how many, each as likely."""
     rng = casting.rng
     cast = casting.stand(names_in("avss"), int(rng.choice(counts)))
     performers = [pretending(casting, p, round(seconds)) if casting.chance(0.6) else p for p in cast]
@@ -67,7 +68,7 @@ def llava(order: Order, studio: Studio) -> Entry:
     """A picture and a question about it."""
     rng = order.rng()
     casting = Casting.of(rng, order.split)
-    scene = _draw(casting, order, STILL_SECONDS, (1, 1, 2, 3, 4))
+    scene = draw_scene(casting, order, STILL_SECONDS, (1, 1, 2, 3, 4))
     name = f"llava_image/{order.index // 1000:05d}/{order.name}.jpg"
     path = order.root / "video-llava" / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,7 @@ def valley(order: Order, studio: Studio) -> Entry:
     """A silent video and a question about it."""
     rng = order.rng()
     casting = Casting.of(rng, order.split)
-    scene = _draw(casting, order, SILENT_SECONDS, (1, 2, 3))
+    scene = draw_scene(casting, order, SILENT_SECONDS, (1, 2, 3))
     name = f"valley/{order.index // 1000:05d}/{order.name}.mp4"
     studio.video(studio.stage(scene), order.root / "video-llava" / name, None)
     row = {"id": order.name, "video": name, "conversations": _talk(rng, scene, "video")}
@@ -125,7 +126,7 @@ def lvis(order: Order, studio: Studio) -> Entry:
     order = dataclasses.replace(order, size=(2 * order.size[0], 2 * order.size[1]))
     rng = order.rng()
     casting = Casting.of(rng, order.split)
-    scene = _draw(casting, order, STILL_SECONDS, (1, 2, 3, 4))
+    scene = draw_scene(casting, order, STILL_SECONDS, (1, 2, 3, 4))
     shot = studio.stage(scene).shot(float(rng.uniform(0, STILL_SECONDS)))
     image_id, folder = order.index + 1, order.root / "LVIS"
     (folder / "train2017").mkdir(parents=True, exist_ok=True)
