@@ -6,7 +6,7 @@
 `launch/train_mini.sh` runs all of it. A stage starts from the runs that lie beside its own (`stage.start`). What is not
 as in the published recipe, and why:
 
-* nothing here is pretrained. Eye and ear come from `launch/pretrain_encoders.py`, and are frozen from then on, as CLIP
+* nothing here is pretrained. Eye and ear come from `launch/pretrain_parts.py`, and are frozen from then on, as CLIP
   and BEATs are; the language model has to learn to speak in the stages themselves, so it is trained as a whole, not by
   LoRA alone;
 * the joint stage also has the mask losses: states of mask tokens learn nothing about pixels from text alone.
@@ -23,37 +23,43 @@ _SEES, _HEARS, _DRAWS = r"vl_projector/.*", r"al_projector/.*", r"mask_decoder/(
 _VOCABULARY = (r"llama/embed/.*", r"llama/head/.*")
 _ENCODERS = ("eye.safetensors", "ear.safetensors")
 _BEFORE = (*_ENCODERS, "visual_pretrain", "audio_pretrain", "seg_pretrain")
+_WORDS = (*_BEFORE, "finetune_words", "decoder.safetensors")
 
 # Stage → what it starts from, what it trains, steps, peak learning rate, rows of a step, layout of a row, shares of the
 # sources, heads of the mask losses. Audio and segmentation pretraining need nothing of each other and may run side by
 # side; of the language models that they leave, the joint stage takes the one that has learned to name pixels.
 STAGES = {
     "visual_pretrain": dict(
-        start=("eye.safetensors",), train=(_SPEAKS, _SEES), steps=2600, rate=1e-3, rows=4, heads=(),
+        start=("eye.safetensors",), train=(_SPEAKS, _SEES), steps=1200, rate=1e-3, rows=4, heads=(),
         layout=dict(tokens=256, frames=3, windows=0, patch_rows=6, masks=0), shares={"pretrain-image": 1},
     ),
     "audio_pretrain": dict(
-        start=(*_ENCODERS, "visual_pretrain"), train=(_SPEAKS, _HEARS), steps=1500, rate=1e-3, rows=4, heads=(),
+        start=(*_ENCODERS, "visual_pretrain"), train=(_SPEAKS, _HEARS), steps=700, rate=1e-3, rows=4, heads=(),
         layout=dict(tokens=256, frames=0, windows=20, patch_rows=6, masks=0), shares={"pretrain-audio": 1},
     ),
     "seg_pretrain": dict(
-        start=("eye.safetensors", "visual_pretrain"), train=(_SPEAKS, _SEES, _DRAWS), steps=1500, rate=1e-3, rows=4,
+        start=("eye.safetensors", "visual_pretrain"), train=(_SPEAKS, _SEES, _DRAWS), steps=700, rate=1e-3, rows=4,
         heads=("binary",), layout=dict(tokens=320, frames=3, windows=0, patch_rows=6, masks=3),
         shares={"pretrain-seg": 2, "pretrain-image": 1},
     ),
+    "finetune_words": dict(
+        start=_BEFORE, train=(_SPEAKS, _SEES, _HEARS), steps=900, rate=1e-3, rows=2, heads=(),
+        layout=dict(tokens=512, frames=13, windows=13, patch_rows=12, masks=0),
+        shares={"avqa": 12, "ave": 12, "avvp": 12, "avcap": 8, "arig": 12},
+    ),
     "finetune": dict(
-        start=_BEFORE, train=(_SPEAKS, _SEES, _HEARS, _DRAWS), steps=6000, rate=1e-3, rows=4,
-        heads=("binary", "semantic"), layout=dict(tokens=512, frames=13, windows=13, patch_rows=12, masks=4),
+        start=_WORDS, train=(_SPEAKS, _SEES, _HEARS, _DRAWS), steps=1450, rate=1e-3, rows=4,
+        heads=("binary", "semantic"), layout=dict(tokens=352, frames=12, windows=12, patch_rows=12, masks=3),
         shares={
-            "avqa": 8, "ave": 8, "avvp": 8, "avcap": 6, "arig": 14, "s4": 18, "ms3": 14, "avss": 14, "ref-avs": 10,
+            "avqa": 12, "ave": 12, "avvp": 12, "avcap": 8, "arig": 12, "s4": 12, "ms3": 10, "avss": 10, "ref-avs": 12,
         },
     ),
     "finetune_avs": dict(
-        start=(*_BEFORE, "finetune"), train=(_DRAWS, *_VOCABULARY), steps=500, rate=5e-4, rows=2, heads=("binary",),
+        start=(*_WORDS, "finetune"), train=(_DRAWS, *_VOCABULARY), steps=150, rate=5e-4, rows=2, heads=("binary",),
         layout=dict(tokens=512, frames=5, windows=14, patch_rows=6, masks=5), shares={"s4": 2, "ms3": 2, "ref-avs": 1},
     ),
     "finetune_avss": dict(
-        start=(*_BEFORE, "finetune"), train=(_DRAWS, *_VOCABULARY), steps=500, rate=5e-4, rows=2,
+        start=(*_WORDS, "finetune"), train=(_DRAWS, *_VOCABULARY), steps=150, rate=5e-4, rows=2,
         heads=("semantic",), layout=dict(tokens=512, frames=5, windows=5, patch_rows=6, masks=5), shares={"avss": 1},
     ),
 }  # fmt: skip
@@ -79,7 +85,8 @@ def get_config(arg: str = "visual_pretrain") -> ConfigDict:
     if name not in STAGES:
         raise ValueError(f"config argument {name!r}: expected one of {', '.join(STAGES)}")
     stage = STAGES[name]
-    config = importlib.import_module(f"configs.{name}").get_config("model=mini").copy_and_resolve_references()
+    file = "finetune" if name == "finetune_words" else name
+    config = importlib.import_module(f"configs.{file}").get_config("model=mini").copy_and_resolve_references()
     config.unlock()
     config.stage.start = tuple(f"{given['runs']}/{earlier}" for earlier in stage["start"])
     config.stage.train = stage["train"]
@@ -91,6 +98,9 @@ def get_config(arg: str = "visual_pretrain") -> ConfigDict:
     config.loss.heads = stage["heads"]
     config.compute.update(dtype="float32", frozen_dtype="float32", remat="none", logit_chunks=1)
     config.run.update(seed=1, rows=stage["rows"], steps=max(1, round(stage["steps"] * float(given["scale"]))))
+    if file == "finetune":  # every clip comes several times
+        for projector in ("vl_projector", "al_projector"):
+            config.model[projector].dropout = 0.1
     # A long warm-up: while the rate is high and the pictures still say nothing, projectors learn to be constant.
     config.optim.update(learning_rate=stage["rate"], b2=0.98, warmup_ratio=0.05)
     config.save.update(every_steps=200, keep_last=1, keep_best=0)

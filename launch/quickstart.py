@@ -62,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             ["eval", "--shards", str(out / "shards"), "--weights", str(weights), "--out", str(out / "answers")]
             + ["--mode", "decoded", "--max-new-tokens", "160", "--dtype", "float32", "--batch", "4"]
             + ["--limit", str(2 * args.clips)]
+            + (["--baselines", str(guessed)] if (guessed := weights / "baselines.json").is_file() else [])
         )
     sys.stdout.write("\n")
     for name, seconds in spent.items():

@@ -55,7 +55,7 @@ def test_together_encoders_and_stages_train_every_weight():
     left = set(abstract(recipe("finetune").model))
     for stage in train_mini.STAGES:
         left = {p for p in left if not any(re.fullmatch(t, p) for t in recipe(stage).stage.train)}
-    left = {p for p in left if not p.startswith(("clip/", "beats/"))}  # of launch.pretrain_encoders
+    left = {p for p in left if not p.startswith(("clip/", "beats/"))}  # of launch.pretrain_parts
     assert left == {"mask_decoder/pe/level0", "mask_decoder/pe/level1"}
 
 

@@ -13,7 +13,7 @@ from crab_jax.starting import handed_on, newest_checkpoint
 from data_pipelines.world.casting import Casting
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.pretraining import draw_scene
-from launch import pretrain_encoders as pe
+from launch import pretrain_parts as pe
 
 NAMES = list(KINDS)
 
@@ -86,17 +86,35 @@ def test_mixed_windows_hold_what_both_held():
     assert (after[~alone] < 2.8 * (before + partners)[~alone]).all()
 
 
-@pytest.mark.parametrize(("which", "part"), [("eye", "clip"), ("ear", "beats")])
-def test_an_encoder_is_written_under_the_names_of_the_model(which, part, tmp_path, capsys):
-    file = tmp_path / "sub" / f"{which}.safetensors"
-    pe.main([which, "--out", str(file), "--scenes", "8", "--steps", "2", "--rows", "4", "--log-every", "1"])
-    assert "step 2/2" in capsys.readouterr().out
+def run(which, folder, *more):
+    file = folder / f"{which}.safetensors"
+    pe.main([which, "--out", str(file), "--scenes", "8", "--steps", "2", "--rows", "4", "--log-every", "1", *more])
+    return file
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts") / "sub"
+    eye, ear = run("eye", folder), run("ear", folder)
+    return {"eye": eye, "ear": ear, "decoder": run("decoder", folder, "--eye", str(eye))}
+
+
+@pytest.mark.parametrize(("which", "part"), [("eye", "clip"), ("ear", "beats"), ("decoder", "mask_decoder")])
+def test_a_part_is_written_under_the_names_of_the_model(which, part, files):
+    file = files[which]
     given = handed_on(newest_checkpoint(file))
     wanted = {
         p: x for p, x in abstract(build(CrabConfig, mini.get_config().model.to_dict())).items() if p.startswith(part)
     }
     assert {p: x.shape for p, x in given.items()} == {p: x.shape for p, x in wanted.items()}
     assert all(np.isfinite(x).all() for x in given.values())
+
+
+def test_the_decoder_needs_an_eye(files, tmp_path, capsys):
+    for line in (["decoder"], ["eye", "--eye", str(files["eye"])]):
+        with pytest.raises(SystemExit):
+            pe.main([*line, "--out", str(tmp_path / "x.safetensors")])
+    assert "--eye FILE" in capsys.readouterr().err
 
 
 def test_a_file_that_is_none(tmp_path):

@@ -1,12 +1,15 @@
-"""An eye and an ear for small models, which have no published CLIP or BEATs to start from.
+"""An eye, an ear and a hand for small models, which have no published CLIP or BEATs to start from.
 
-    python -m launch.pretrain_encoders eye --out runs/mini/eye.safetensors
-    python -m launch.pretrain_encoders ear --out runs/mini/ear.safetensors
+    python -m launch.pretrain_parts eye --out runs/mini/eye.safetensors
+    python -m launch.pretrain_parts ear --out runs/mini/ear.safetensors
+    python -m launch.pretrain_parts decoder --eye runs/mini/eye.safetensors --out runs/mini/decoder.safetensors
 
 The published system gets both encoders trained and leaves them alone. A small one can get the same start here: they
 learn what is where in pictures of the generated world (the class of every cell of every patch, read off each tap), and
 what sounds how loudly in its windows of sound. The linear maps that read the answers off are thrown away; a stage takes
-the encoder by naming the file in `stage.start`. Scenes are drawn by the rules of the training split, from seeds of
+the encoder by naming the file in `stage.start`. The mask decoder learns to draw whom a fixed random code names, so that
+a language model need only learn to say the code: decoder and language model that both know nothing find no way to each
+other, and draw everybody. Scenes are drawn by the rules of the training split, from seeds of
 their own: no clip of any task is shown, and no combination that is kept for testing.
 """
 
@@ -26,14 +29,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from configs import mini
+from crab_jax import losses
 from crab_jax.backbones.beats import Beats
 from crab_jax.backbones.clip import Clip, normalise
+from crab_jax.backbones.mask_decoder import MaskDecoder
 from crab_jax.config import build
 from crab_jax.model import CrabConfig
-from crab_jax.params import flatten
+from crab_jax.params import flatten, nest, subtree
 from data_pipelines.fbank import STD, normalised_fbank
 from data_pipelines.world.casting import Casting, names_in, timed
 from data_pipelines.world.kinds import KINDS
@@ -132,8 +137,8 @@ def batches(groups: list[list[np.ndarray]], rows: int, seed: int) -> Iterator[li
             yield next(turn)
 
 
-def eye(config: CrabConfig) -> tuple[Any, Callable, Callable]:
-    """The module, how it starts, and its loss with what it gets right."""
+def eye(config: CrabConfig) -> tuple[Callable, Callable]:
+    """How it starts, and its loss with what it gets right."""
     module, grid = Clip(config.clip), config.clip.image_size // config.clip.patch_size
     width, classes = config.clip.hidden_size, 1 + len(_NAMES)
 
@@ -144,7 +149,8 @@ def eye(config: CrabConfig) -> tuple[Any, Callable, Callable]:
         encoder["positions"] = encoder["positions"] * 10
         return {"encoder": encoder, "head": jnp.zeros((len(config.clip.taps), width, CELLS**2 * classes))}
 
-    def loss(params: dict[str, Any], pictures, cells):
+    def loss(params: dict[str, Any], key: jax.Array | None, pictures, cells):
+        del key  # pictures are shown as they are
         taps = module.apply({"params": params["encoder"]}, normalise(pictures))
         truth = jax.nn.one_hot(cells, classes)
         weight = jnp.where(cells == 0, BACKGROUND, 1.0)
@@ -157,11 +163,11 @@ def eye(config: CrabConfig) -> tuple[Any, Callable, Callable]:
         right = scores.argmax(-1) == cells
         return total, {"cells": right.mean(), "performers": (right & (cells > 0)).sum() / (cells > 0).sum()}
 
-    return module, start, loss
+    return start, loss
 
 
-def ear(config: CrabConfig) -> tuple[Any, Callable, Callable]:
-    """The module, how it starts, and its loss with what it gets right."""
+def ear(config: CrabConfig) -> tuple[Callable, Callable]:
+    """How it starts, and its loss with what it gets right."""
     module, width, kinds = Beats(config.beats), config.beats.encoder_embed_dim, len(_NAMES)
 
     def start(key: jax.Array) -> dict[str, Any]:
@@ -171,7 +177,9 @@ def ear(config: CrabConfig) -> tuple[Any, Callable, Callable]:
             "bias": jnp.concatenate([jnp.full(kinds, -2.0), jnp.zeros(kinds)]),
         }
 
-    def loss(params: dict[str, Any], windows, loud):
+    def loss(params: dict[str, Any], key: jax.Array | None, windows, loud):
+        if key is not None:
+            windows, loud = varied(key, windows, loud)
         states = module.apply({"params": params["encoder"]}, windows.astype(jnp.float32))
         scores = states.mean(1) @ params["head"] + params["bias"]
         there = loud > 0
@@ -183,7 +191,47 @@ def ear(config: CrabConfig) -> tuple[Any, Callable, Callable]:
         f = 2 * hits / jnp.maximum(said.sum() + there.sum(), 1)
         return heard + 0.02 * off, {"F": f, "all right": (said == there).all(-1).mean(), "level error": jnp.sqrt(off)}
 
-    return module, start, loss
+    return start, loss
+
+
+def decoder(config: CrabConfig, eye_file: pathlib.Path) -> tuple[Callable, Callable]:
+    """How it starts, and its loss with how much of the masks it finds. One picture in two is asked for classes."""
+    module, clip = MaskDecoder(config.mask_decoder, jnp.float32), Clip(config.clip)
+    seen = nest(subtree(load_file(eye_file), "clip"))
+    sizes, kinds = config.mask_decoder, len(_NAMES)
+    codes = jax.random.normal(jax.random.key(0), (kinds, sizes.in_features))
+    labels = jnp.asarray([0, *(KINDS[name].label for name in _NAMES)])
+
+    def start(key: jax.Array) -> dict[str, Any]:
+        features = [jnp.zeros((1, sizes.grid**2, sizes.image_features))] * sizes.levels
+        asked = jnp.zeros((1, sizes.mask_tokens, sizes.in_features))
+        drawn = module.init(key, asked, features, jnp.zeros(1, bool))["params"]
+        # As it is drawn, queries with and without a prompt are nearly the same, and so is what they find.
+        drawn["prompt"]["lin2"]["kernel"] = drawn["prompt"]["lin2"]["kernel"] * 6
+        return {"encoder": drawn}
+
+    def loss(params: dict[str, Any], key: jax.Array | None, pictures, classes):
+        one, other, noise = jax.random.split(jax.random.key(0) if key is None else key, 3)
+        there = (classes[..., None] == 1 + jnp.arange(kinds)).any((1, 2))  # [B K]
+        drawn = jnp.where(there, jax.random.uniform(one, there.shape), -1)
+        named = there & ((drawn == drawn.max(-1, keepdims=True)) | (jax.random.uniform(other, there.shape) < 0.25))
+        code = named @ codes / jnp.sqrt(jnp.maximum(named.sum(-1, keepdims=True), 1))
+        states = code[:, None] + 0.3 * jax.random.normal(noise, (len(code), sizes.mask_tokens, code.shape[-1]))
+        features = jax.lax.stop_gradient(clip.apply({"params": seen}, normalise(pictures)))[: sizes.levels]
+        semantic = jnp.arange(len(code)) % 2 == 1
+        masks = module.apply({"params": params["encoder"]}, states, features, semantic)
+        shown = jnp.concatenate([jnp.zeros_like(named[:, :1]), named], -1)  # class 0 is nobody
+        wanted = jnp.take_along_axis(shown, classes.reshape(len(code), -1).astype(int), -1).reshape(classes.shape)
+        binary = losses.bce(masks["binary"][:, 0], wanted) + 0.5 * losses.dice(masks["binary"][:, 0], wanted)
+        told = jnp.where(wanted, labels[classes], 0)
+        total = jnp.where(semantic, losses.semantic_ce(masks["semantic"], told), binary).mean()
+        found = masks["binary"][:, 0] > 0
+        iou = (found & wanted).sum((1, 2)) / jnp.maximum((found | wanted).sum((1, 2)), 1)
+        right = masks["semantic"].argmax(1) == told
+        hits = ((right & wanted).sum((1, 2)) * semantic).sum() / jnp.maximum((wanted.sum((1, 2)) * semantic).sum(), 1)
+        return total, {"IoU": (iou * ~semantic).sum() / (~semantic).sum(), "pixels of classes": hits}
+
+    return start, loss
 
 
 def varied(key: jax.Array, windows: jax.Array, loud: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -205,18 +253,23 @@ def varied(key: jax.Array, windows: jax.Array, loud: jax.Array) -> tuple[jax.Arr
 
 
 def train(which: str, config: CrabConfig, out: pathlib.Path, args: argparse.Namespace) -> None:
-    """Renders, trains, prints what unseen scenes say, writes the encoder."""
-    render, part = (render_pictures, "clip") if which == "eye" else (render_windows, "beats")
-    grid = config.clip.image_size // config.clip.patch_size * CELLS
+    """Renders, trains, prints what unseen scenes say, writes the part."""
+    render, part = {
+        "eye": (render_pictures, "clip"),
+        "ear": (render_windows, "beats"),
+        "decoder": (render_pictures, "mask_decoder"),
+    }[which]
+    side = config.clip.image_size
+    grid = side if which == "decoder" else side // config.clip.patch_size * CELLS
 
     def scenes(split: str, count: int) -> list[list[np.ndarray]]:
-        jobs = [Job(split, k, args.seed, config.clip.image_size, grid) for k in range(count)]
+        jobs = [Job(split, k, args.seed, side, grid) for k in range(count)]
         groups: dict[tuple[int, ...], list] = {}
         for example in rendered(render, jobs, args.jobs):
             groups.setdefault(example[0].shape, []).append(example)
         return [[np.stack(column) for column in zip(*group)] for _, group in sorted(groups.items())]
 
-    _, start, loss = (eye if which == "eye" else ear)(config)
+    start, loss = {"eye": eye, "ear": ear}[which](config) if which != "decoder" else decoder(config, args.eye)
     schedule = optax.warmup_cosine_decay_schedule(0.0, args.rate, args.steps // 20, args.steps, args.rate / 100)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.02, mask=_matrices)
@@ -226,14 +279,13 @@ def train(which: str, config: CrabConfig, out: pathlib.Path, args: argparse.Name
 
     @jax.jit
     def step(params, state, n, *batch):
-        if which == "ear":
-            batch = varied(jax.random.fold_in(jax.random.key(args.seed), n), *batch)
-        (value, right), grads = jax.value_and_grad(loss, has_aux=True)(params, *batch)
+        key = jax.random.fold_in(jax.random.key(args.seed), n)
+        (value, right), grads = jax.value_and_grad(loss, has_aux=True)(params, key, *batch)
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, {"loss": value, **right}
 
     unseen = scenes("val", max(args.scenes // 50, 8))
-    judge = jax.jit(loss)
+    judge = jax.jit(lambda params, *batch: loss(params, None, *batch))
     seen, started = batches(scenes("train", args.scenes), args.rows, args.seed), time.monotonic()
     recent: list[dict[str, Any]] = []
     for n in range(1, args.steps + 1):
@@ -253,7 +305,10 @@ def train(which: str, config: CrabConfig, out: pathlib.Path, args: argparse.Name
 
 
 def _matrices(params: Any) -> Any:
-    return jax.tree.map(lambda x: x.ndim >= 2, params)
+    """What decays; frequencies (`pe`) are no weights, nothing may change them."""
+    return jax.tree_util.tree_map_with_path(
+        lambda at, x: x.ndim >= 2 and "'pe'" not in jax.tree_util.keystr(at), params
+    )
 
 
 def _mean(told: list[dict[str, Any]]) -> dict[str, float]:
@@ -266,9 +321,10 @@ def _line(values: dict[str, float]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """See the head of this file."""
-    parser = argparse.ArgumentParser(prog="launch.pretrain_encoders", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("which", choices=("eye", "ear"))
+    parser = argparse.ArgumentParser(prog="launch.pretrain_parts", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("which", choices=("eye", "ear", "decoder"))
     parser.add_argument("--out", type=pathlib.Path, required=True, help="safetensors file to write")
+    parser.add_argument("--eye", type=pathlib.Path, metavar="FILE", help="what the decoder sees with")
     parser.add_argument("--scenes", type=int, default=6000, help="scenes to render (default 6000)")
     parser.add_argument("--steps", type=int, default=6000, help="optimizer steps (default 6000)")
     parser.add_argument("--rows", type=int, default=24, help="pictures or windows of a step (default 24)")
@@ -277,6 +333,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes that render (default 1)")
     parser.add_argument("--log-every", type=int, default=100)
     args = parser.parse_args(argv)
+    if (args.eye is None) == (args.which == "decoder"):
+        parser.error("--eye FILE: the decoder needs it, the others do not")
     config = build(CrabConfig, mini.get_config().model.to_dict(), where="configs/mini.py")
     train(args.which, config, args.out, args)
 
