@@ -55,11 +55,11 @@ STAGES = {
         },
     ),
     "finetune_avs": dict(
-        start=(*_WORDS, "finetune"), train=(_DRAWS, *_VOCABULARY), steps=150, rate=5e-4, rows=2, heads=("binary",),
+        start=(*_WORDS, "finetune"), train=(_DRAWS, *_VOCABULARY), steps=100, rate=5e-4, rows=2, heads=("binary",),
         layout=dict(tokens=512, frames=5, windows=14, patch_rows=6, masks=5), shares={"s4": 2, "ms3": 2, "ref-avs": 1},
     ),
     "finetune_avss": dict(
-        start=(*_WORDS, "finetune"), train=(_DRAWS, *_VOCABULARY), steps=150, rate=5e-4, rows=2,
+        start=(*_WORDS, "finetune"), train=(_DRAWS, *_VOCABULARY), steps=100, rate=5e-4, rows=2,
         heads=("semantic",), layout=dict(tokens=512, frames=5, windows=5, patch_rows=6, masks=5), shares={"avss": 1},
     ),
 }  # fmt: skip

@@ -85,10 +85,12 @@ MAY_IMPORT = {
         "crab_jax.sharding",
     ],
     "data_pipelines/world": [
-        "crab_jax.metrics", "crab_jax.tasks", "data_pipelines.image", "data_pipelines.lock", "data_pipelines.worker",
+        "crab_jax.metrics.text", "crab_jax.tasks", "data_pipelines.image", "data_pipelines.lock",
+        "data_pipelines.worker",
     ],
     "data_pipelines": [
-        "crab_jax.tasks", "crab_jax.tokens", "crab_jax.config", "crab_jax.layout", "crab_jax.batch", "crab_jax.draw",
+        "crab_jax.metrics.text", "crab_jax.tasks", "crab_jax.tokens", "crab_jax.config", "crab_jax.layout",
+        "crab_jax.batch", "crab_jax.draw",
     ],
 }  # fmt: skip
 

@@ -93,15 +93,21 @@ def run(which, folder, *more):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("parts") / "sub"
-    eye, ear = run("eye", folder), run("ear", folder)
-    return {"eye": eye, "ear": ear, "decoder": run("decoder", folder, "--eye", str(eye))}
+def eye(tmp_path_factory):
+    return run("eye", tmp_path_factory.mktemp("parts") / "sub")
 
 
-@pytest.mark.parametrize(("which", "part"), [("eye", "clip"), ("ear", "beats"), ("decoder", "mask_decoder")])
-def test_a_part_is_written_under_the_names_of_the_model(which, part, files):
-    file = files[which]
+@pytest.mark.parametrize(
+    ("which", "part"),
+    [
+        ("eye", "clip"),
+        pytest.param("ear", "beats", marks=pytest.mark.slow),
+        pytest.param("decoder", "mask_decoder", marks=pytest.mark.slow),
+    ],
+)
+def test_a_part_is_written_under_the_names_of_the_model(which, part, eye, tmp_path):
+    more = ("--eye", str(eye)) if which == "decoder" else ()
+    file = eye if which == "eye" else run(which, tmp_path, *more)
     given = handed_on(newest_checkpoint(file))
     wanted = {
         p: x for p, x in abstract(build(CrabConfig, mini.get_config().model.to_dict())).items() if p.startswith(part)
@@ -110,8 +116,8 @@ def test_a_part_is_written_under_the_names_of_the_model(which, part, files):
     assert all(np.isfinite(x).all() for x in given.values())
 
 
-def test_the_decoder_needs_an_eye(files, tmp_path, capsys):
-    for line in (["decoder"], ["eye", "--eye", str(files["eye"])]):
+def test_the_decoder_needs_an_eye(tmp_path, capsys):
+    for line in (["decoder"], ["eye", "--eye", "eye.safetensors"]):
         with pytest.raises(SystemExit):
             pe.main([*line, "--out", str(tmp_path / "x.safetensors")])
     assert "--eye FILE" in capsys.readouterr().err
