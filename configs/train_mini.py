@@ -1,4 +1,4 @@
-"""How crab-mini is trained: two encoders, then the six stages, from random weights, on two CPU cores.
+"""How crab-mini is trained: parts of it, then the six stages, from random weights, on two CPU cores.
 
     python -m launch.train --config configs/train_mini.py:visual_pretrain,runs=RUNS --workdir RUNS/visual_pretrain \\
         --config.data.shards=SHARDS
@@ -6,9 +6,9 @@
 `launch/train_mini.sh` runs all of it. A stage starts from the runs that lie beside its own (`stage.start`). What is not
 as in the published recipe, and why:
 
-* nothing here is pretrained. Eye and ear come from `launch/pretrain_parts.py`, and are frozen from then on, as CLIP
-  and BEATs are; the language model has to learn to speak in the stages themselves, so it is trained as a whole, not by
-  LoRA alone;
+* nothing here is pretrained. Eye, ear, projectors and mask decoder come from `launch/pretrain_parts.py`; eye and ear
+  are frozen from then on, as CLIP and BEATs are; the language model has to learn to speak in the stages themselves, so
+  it is trained as a whole, not by LoRA alone;
 * the joint stage also has the mask losses: states of mask tokens learn nothing about pixels from text alone.
 """
 
@@ -21,45 +21,45 @@ from ml_collections import ConfigDict
 _SPEAKS = r"llama/.*"
 _SEES, _HEARS, _DRAWS = r"vl_projector/.*", r"al_projector/.*", r"mask_decoder/(?!pe/).*"
 _VOCABULARY = (r"llama/embed/.*", r"llama/head/.*")
-_ENCODERS = ("eye.safetensors", "ear.safetensors")
-_BEFORE = (*_ENCODERS, "visual_pretrain", "audio_pretrain", "seg_pretrain")
-_WORDS = (*_BEFORE, "finetune_words", "decoder.safetensors")
+_EYE, _EAR = ("eye.safetensors", "vl_projector.safetensors"), ("ear.safetensors", "al_projector.safetensors")
+_BEFORE = (*_EYE, *_EAR, "visual_pretrain", "audio_pretrain")
+_ALL = (*_BEFORE, "finetune_words", "decoder.safetensors", "seg_pretrain")
 
 # Stage → what it starts from, what it trains, steps, peak learning rate, rows of a step, layout of a row, shares of the
-# sources, heads of the mask losses. Audio and segmentation pretraining need nothing of each other and may run side by
-# side; of the language models that they leave, the joint stage takes the one that has learned to name pixels.
+# sources, heads of the mask losses. The joint stage begins with words alone, which costs half: a language model that
+# cannot name what sounds cannot tell the mask decoder either.
 STAGES = {
     "visual_pretrain": dict(
-        start=("eye.safetensors",), train=(_SPEAKS, _SEES), steps=1200, rate=1e-3, rows=4, heads=(),
+        start=_EYE, train=(_SPEAKS, _SEES), steps=800, rate=1e-3, rows=4, heads=(),
         layout=dict(tokens=256, frames=3, windows=0, patch_rows=6, masks=0), shares={"pretrain-image": 1},
     ),
     "audio_pretrain": dict(
-        start=(*_ENCODERS, "visual_pretrain"), train=(_SPEAKS, _HEARS), steps=700, rate=1e-3, rows=4, heads=(),
+        start=(*_EYE, *_EAR, "visual_pretrain"), train=(_SPEAKS, _HEARS), steps=600, rate=1e-3, rows=4, heads=(),
         layout=dict(tokens=256, frames=0, windows=20, patch_rows=6, masks=0), shares={"pretrain-audio": 1},
-    ),
-    "seg_pretrain": dict(
-        start=("eye.safetensors", "visual_pretrain"), train=(_SPEAKS, _SEES, _DRAWS), steps=700, rate=1e-3, rows=4,
-        heads=("binary",), layout=dict(tokens=320, frames=3, windows=0, patch_rows=6, masks=3),
-        shares={"pretrain-seg": 2, "pretrain-image": 1},
     ),
     "finetune_words": dict(
         start=_BEFORE, train=(_SPEAKS, _SEES, _HEARS), steps=900, rate=1e-3, rows=2, heads=(),
-        layout=dict(tokens=512, frames=13, windows=13, patch_rows=12, masks=0),
+        layout=dict(tokens=352, frames=12, windows=12, patch_rows=12, masks=0),
         shares={"avqa": 12, "ave": 12, "avvp": 12, "avcap": 8, "arig": 12},
     ),
+    "seg_pretrain": dict(
+        start=(*_BEFORE, "finetune_words", "decoder.safetensors"), train=(_SPEAKS, _SEES, _DRAWS), steps=400, rate=1e-3,
+        rows=4, heads=("binary",), layout=dict(tokens=320, frames=3, windows=0, patch_rows=6, masks=3),
+        shares={"pretrain-seg": 2, "pretrain-image": 1},
+    ),
     "finetune": dict(
-        start=_WORDS, train=(_SPEAKS, _SEES, _HEARS, _DRAWS), steps=1450, rate=1e-3, rows=4,
-        heads=("binary", "semantic"), layout=dict(tokens=352, frames=12, windows=12, patch_rows=12, masks=3),
+        start=_ALL, train=(_SPEAKS, _SEES, _HEARS, _DRAWS), steps=2600, rate=1e-3, rows=4,
+        heads=("binary", "semantic"), layout=dict(tokens=352, frames=12, windows=12, patch_rows=12, masks=2),
         shares={
             "avqa": 12, "ave": 12, "avvp": 12, "avcap": 8, "arig": 12, "s4": 12, "ms3": 10, "avss": 10, "ref-avs": 12,
         },
     ),
     "finetune_avs": dict(
-        start=(*_WORDS, "finetune"), train=(_DRAWS, *_VOCABULARY), steps=100, rate=5e-4, rows=2, heads=("binary",),
+        start=(*_ALL, "finetune"), train=(_DRAWS, *_VOCABULARY), steps=100, rate=5e-4, rows=2, heads=("binary",),
         layout=dict(tokens=512, frames=5, windows=14, patch_rows=6, masks=5), shares={"s4": 2, "ms3": 2, "ref-avs": 1},
     ),
     "finetune_avss": dict(
-        start=(*_WORDS, "finetune"), train=(_DRAWS, *_VOCABULARY), steps=100, rate=5e-4, rows=2,
+        start=(*_ALL, "finetune"), train=(_DRAWS, *_VOCABULARY), steps=100, rate=5e-4, rows=2,
         heads=("semantic",), layout=dict(tokens=512, frames=5, windows=5, patch_rows=6, masks=5), shares={"avss": 1},
     ),
 }  # fmt: skip

@@ -1,16 +1,20 @@
-"""An eye, an ear and a hand for small models, which have no published CLIP or BEATs to start from.
+"""Eye, ear, projectors and mask decoder for small models, which have no published weights to start from.
 
     python -m launch.pretrain_parts eye --out runs/mini/eye.safetensors
     python -m launch.pretrain_parts ear --out runs/mini/ear.safetensors
-    python -m launch.pretrain_parts decoder --eye runs/mini/eye.safetensors --out runs/mini/decoder.safetensors
+    python -m launch.pretrain_parts vl_projector --encoder runs/mini/eye.safetensors --out runs/mini/vl.safetensors
+    python -m launch.pretrain_parts al_projector --encoder runs/mini/ear.safetensors --out runs/mini/al.safetensors
+    python -m launch.pretrain_parts decoder --encoder runs/mini/eye.safetensors --out runs/mini/decoder.safetensors
 
-The published system gets both encoders trained and leaves them alone. A small one can get the same start here: they
-learn what is where in pictures of the generated world (the class of every cell of every patch, read off each tap), and
-what sounds how loudly in its windows of sound. The linear maps that read the answers off are thrown away; a stage takes
-the encoder by naming the file in `stage.start`. The mask decoder learns to draw whom a fixed random code names, so that
-a language model need only learn to say the code: decoder and language model that both know nothing find no way to each
-other, and draw everybody. Scenes are drawn by the rules of the training split, from seeds of
-their own: no clip of any task is shown, and no combination that is kept for testing.
+The published system gets both encoders trained and leaves them alone, and starts its projectors from BERT. A small one
+can get such a start here. The encoders learn what is where in pictures of the generated world (the class of every cell
+of every patch, read off each tap), and what sounds how loudly in its windows of sound. The projectors learn to sum that
+up: each query one performer with its box, from left to right, or one sound with its loudness, the loudest first. The
+linear maps that read the answers off are thrown away; a stage takes the part by naming the file in `stage.start`. The
+mask decoder learns to draw whom a fixed random code names, so that a language model need only learn to say the code:
+decoder and language model that both know nothing find no way to each other, and draw everybody. Scenes are drawn by the
+rules of the training split, from seeds of their own: no clip of any task is shown, and no combination that is kept for
+testing.
 """
 
 from __future__ import annotations
@@ -29,16 +33,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from PIL import Image
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from configs import mini
 from crab_jax import losses
 from crab_jax.backbones.beats import Beats
 from crab_jax.backbones.clip import Clip, normalise
 from crab_jax.backbones.mask_decoder import MaskDecoder
+from crab_jax.backbones.qformer import QFormer
 from crab_jax.config import build
+from crab_jax.groups import CheckpointError
 from crab_jax.model import CrabConfig
 from crab_jax.params import flatten, nest, subtree
+from crab_jax.starting import handed_on, newest_checkpoint
 from data_pipelines.fbank import STD, normalised_fbank
 from data_pipelines.world.casting import Casting, names_in, timed
 from data_pipelines.world.kinds import KINDS
@@ -49,6 +56,8 @@ CELLS = 4  # a patch is read as 4 x 4 cells
 SHOTS = 2  # pictures of one scene
 SECONDS = 10  # of one sound
 BACKGROUND = 0.25  # weight of a cell without a performer: most have none
+PLACES, BINS = 5, 28  # performers of a picture at most; steps of a coordinate
+PROMPTS = 3  # masks asked of one picture: what they share, everybody, falls out of the gradient
 _NAMES = list(KINDS)
 _studio = Studio()
 
@@ -67,8 +76,13 @@ class Job:
         return Order(pathlib.Path(), task, self.split, self.index, self.seed, size, 1)
 
 
-def render_pictures(job: Job) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pictures of one scene, uint8 [S S 3], each with the class of every cell, uint8 [G G]; 0 is nobody."""
+def render_pictures(job: Job) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Pictures of one scene, each with who is where.
+
+    Returns:
+        A picture, uint8 [S S 3]; the class of every cell, uint8 [G G], 0 is nobody; from left to right the class and
+        the box x1, y1, x2, y2 of every performer that is seen, int32 [PLACES 5], the box in steps of 1/BINS.
+    """
     order = job.order("eye", (160, 120))
     rng = order.rng()
     scene = draw_scene(Casting.of(rng, job.split), order, 5, (1, 2, 3, 4, 5))
@@ -76,13 +90,18 @@ def render_pictures(job: Job) -> list[tuple[np.ndarray, np.ndarray]]:
     for moment in rng.uniform(0, 5, SHOTS):
         shot = stage.shot(float(moment))
         classes = np.zeros(shot.masks.shape[1:], np.uint8)
-        for performer, mask in zip(scene.performers, shot.masks):
+        boxes = []
+        for performer, mask, box in zip(scene.performers, shot.masks, shot.boxes(BINS)):
             classes[mask] = 1 + _NAMES.index(performer.kind)
+            if box:
+                boxes.append((1 + _NAMES.index(performer.kind), *box))
+        placed = np.zeros((PLACES, 5), np.int32)
+        placed[: len(boxes)] = np.reshape(sorted(boxes, key=lambda b: b[1] + b[3]), (-1, 5))
         packed = io.BytesIO()
         Image.fromarray(shot.frame).save(packed, "JPEG", quality=int(rng.integers(50, 96)))
         picture = np.asarray(Image.open(packed).resize((job.image_size,) * 2, Image.Resampling.BICUBIC))
         cells = Image.fromarray(classes).resize((job.grid, job.grid), Image.Resampling.NEAREST)
-        out.append((picture, np.asarray(cells)))
+        out.append((picture, np.asarray(cells), placed))
     return out
 
 
@@ -149,8 +168,8 @@ def eye(config: CrabConfig) -> tuple[Callable, Callable]:
         encoder["positions"] = encoder["positions"] * 10
         return {"encoder": encoder, "head": jnp.zeros((len(config.clip.taps), width, CELLS**2 * classes))}
 
-    def loss(params: dict[str, Any], key: jax.Array | None, pictures, cells):
-        del key  # pictures are shown as they are
+    def loss(params: dict[str, Any], key: jax.Array | None, pictures, cells, placed):
+        del key, placed  # pictures are shown as they are
         taps = module.apply({"params": params["encoder"]}, normalise(pictures))
         truth = jax.nn.one_hot(cells, classes)
         weight = jnp.where(cells == 0, BACKGROUND, 1.0)
@@ -194,13 +213,89 @@ def ear(config: CrabConfig) -> tuple[Callable, Callable]:
     return start, loss
 
 
-def decoder(config: CrabConfig, eye_file: pathlib.Path) -> tuple[Callable, Callable]:
-    """How it starts, and its loss with how much of the masks it finds. One picture in two is asked for classes."""
-    module, clip = MaskDecoder(config.mask_decoder, jnp.float32), Clip(config.clip)
-    seen = nest(subtree(load_file(eye_file), "clip"))
-    sizes, kinds = config.mask_decoder, len(_NAMES)
+def vl_projector(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Callable, Callable]:
+    """How it starts, its loss with what it gets right, and what the eye makes of pictures."""
+    clip, module = Clip(config.clip), QFormer(config.vl_projector)
+    sizes, classes = config.vl_projector, 1 + len(_NAMES)
+
+    def look(pictures, cells, placed):
+        del cells
+        return clip.apply({"params": encoder}, normalise(pictures))[-1].astype(jnp.float16), placed
+
+    def start(key: jax.Array) -> dict[str, Any]:
+        features = jnp.zeros((1, 1, sizes.encoder_width))
+        head = jnp.zeros((sizes.out_features, classes + 4 * BINS))
+        return {"encoder": module.init(key, features)["params"], "head": head}
+
+    def loss(params: dict[str, Any], key: jax.Array | None, features, placed):
+        del key
+        placed = placed[:, : sizes.num_queries]
+        tokens = module.apply({"params": params["encoder"]}, features.astype(jnp.float32))
+        scores = tokens @ params["head"]  # one map for all queries: what is said does not depend on who says it
+        who, where = scores[..., :classes], scores[..., classes:].reshape(*scores.shape[:-1], 4, BINS)
+        named = optax.softmax_cross_entropy_with_integer_labels(who, placed[..., 0])
+        there, steps = placed[..., 0] > 0, placed[..., 1:]
+        near = jax.nn.softmax(-jnp.abs(jnp.arange(BINS) - steps[..., None]) / 0.7)
+        off = optax.softmax_cross_entropy(where, near).mean(-1) * there
+        found = there & (who.argmax(-1) == placed[..., 0])
+        count = jnp.maximum(there.sum(), 1)
+        miss = jnp.abs(where.argmax(-1) - steps).mean(-1)
+        right = {"named": found.sum() / count, "steps off": (miss * there).sum() / count}
+        return named.mean() + off.sum() / count, right
+
+    return start, loss, look
+
+
+def al_projector(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Callable]:
+    """How it starts, and its loss with what it gets right; the ear hears windows that nobody rendered, too."""
+    beats, module = Beats(config.beats), QFormer(config.al_projector)
+    sizes, classes = config.al_projector, 1 + len(_NAMES)
+
+    def start(key: jax.Array) -> dict[str, Any]:
+        features = jnp.zeros((1, 1, sizes.encoder_width))
+        return {
+            "encoder": module.init(key, features)["params"],
+            "head": jnp.zeros((sizes.out_features, classes + 1)),
+        }
+
+    def loss(params: dict[str, Any], key: jax.Array | None, windows, loud):
+        if key is not None:
+            windows, loud = varied(key, windows, loud)
+        features = jax.lax.stop_gradient(beats.apply({"params": encoder}, windows.astype(jnp.float32)))
+        scores = module.apply({"params": params["encoder"]}, features) @ params["head"]
+        level, kinds = jax.lax.top_k(loud, sizes.num_queries)  # the loudest first
+        there = level > 0
+        wanted = jnp.where(there, 1 + kinds, 0)
+        named = optax.softmax_cross_entropy_with_integer_labels(scores[..., :classes], wanted)
+        off = jnp.square(scores[..., classes] - jnp.log(jnp.where(there, level, 0.1) / 0.1)) * there
+        count = jnp.maximum(there.sum(), 1)
+        said = scores[..., :classes].argmax(-1)
+        heard = (said[..., None] == 1 + jnp.arange(classes - 1)).any(1)
+        right = {
+            "named": ((said == wanted) & there).sum() / count,
+            "all right": (heard == (loud > 0)).all(-1).mean(),
+            "level error": jnp.sqrt(off.sum() / count),
+        }
+        return named.mean() + 0.1 * off.sum() / count, right
+
+    return start, loss
+
+
+def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Callable, Callable]:
+    """How it starts, its loss with how much of the masks it finds, and what the eye makes of pictures.
+
+    Every picture is asked about several times; one picture in two is asked for classes.
+    """
+    # Masks are compared where they are drawn: the last enlargement has no weights, and costs most.
+    sizes = dataclasses.replace(config.mask_decoder, image_size=config.mask_decoder.low_res)
+    module, clip, kinds = MaskDecoder(sizes, jnp.float32), Clip(config.clip), len(_NAMES)
     codes = jax.random.normal(jax.random.key(0), (kinds, sizes.in_features))
     labels = jnp.asarray([0, *(KINDS[name].label for name in _NAMES)])
+
+    def look(pictures, classes, placed):
+        del placed
+        taps = clip.apply({"params": encoder}, normalise(pictures))[: sizes.levels]
+        return jnp.stack(taps, 1).astype(jnp.float16), classes
 
     def start(key: jax.Array) -> dict[str, Any]:
         features = [jnp.zeros((1, sizes.grid**2, sizes.image_features))] * sizes.levels
@@ -210,16 +305,21 @@ def decoder(config: CrabConfig, eye_file: pathlib.Path) -> tuple[Callable, Calla
         drawn["prompt"]["lin2"]["kernel"] = drawn["prompt"]["lin2"]["kernel"] * 6
         return {"encoder": drawn}
 
-    def loss(params: dict[str, Any], key: jax.Array | None, pictures, classes):
+    def loss(params: dict[str, Any], key: jax.Array | None, features, classes):
         one, other, noise = jax.random.split(jax.random.key(0) if key is None else key, 3)
         there = (classes[..., None] == 1 + jnp.arange(kinds)).any((1, 2))  # [B K]
         drawn = jnp.where(there, jax.random.uniform(one, there.shape), -1)
-        named = there & ((drawn == drawn.max(-1, keepdims=True)) | (jax.random.uniform(other, there.shape) < 0.25))
+        place = jnp.argsort(jnp.argsort(-drawn, axis=-1), axis=-1)[:, None]  # of every kind, in an order by lot
+        # The n-th prompt names the n-th of those that are there (counted around), and a quarter of the others.
+        turn = jnp.arange(PROMPTS)[:, None] % jnp.maximum(there.sum(-1), 1)[:, None, None]  # [B N 1]
+        more = jax.random.uniform(other, (len(there), PROMPTS, kinds)) < 0.15
+        named = (there[:, None] & ((place == turn) | more)).reshape(-1, kinds)  # [B·N K]
         code = named @ codes / jnp.sqrt(jnp.maximum(named.sum(-1, keepdims=True), 1))
         states = code[:, None] + 0.3 * jax.random.normal(noise, (len(code), sizes.mask_tokens, code.shape[-1]))
-        features = jax.lax.stop_gradient(clip.apply({"params": seen}, normalise(pictures)))[: sizes.levels]
-        semantic = jnp.arange(len(code)) % 2 == 1
-        masks = module.apply({"params": params["encoder"]}, states, features, semantic)
+        again = jnp.repeat(features.astype(jnp.float32), PROMPTS, axis=0)
+        classes = jnp.repeat(classes, PROMPTS, axis=0)
+        semantic = jnp.arange(len(code)) // PROMPTS % 2 == 1
+        masks = module.apply({"params": params["encoder"]}, states, [again[:, 0], again[:, 1]], semantic)
         shown = jnp.concatenate([jnp.zeros_like(named[:, :1]), named], -1)  # class 0 is nobody
         wanted = jnp.take_along_axis(shown, classes.reshape(len(code), -1).astype(int), -1).reshape(classes.shape)
         binary = losses.bce(masks["binary"][:, 0], wanted) + 0.5 * losses.dice(masks["binary"][:, 0], wanted)
@@ -231,7 +331,7 @@ def decoder(config: CrabConfig, eye_file: pathlib.Path) -> tuple[Callable, Calla
         hits = ((right & wanted).sum((1, 2)) * semantic).sum() / jnp.maximum((wanted.sum((1, 2)) * semantic).sum(), 1)
         return total, {"IoU": (iou * ~semantic).sum() / (~semantic).sum(), "pixels of classes": hits}
 
-    return start, loss
+    return start, loss, look
 
 
 def varied(key: jax.Array, windows: jax.Array, loud: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -252,24 +352,55 @@ def varied(key: jax.Array, windows: jax.Array, loud: jax.Array) -> tuple[jax.Arr
     return jnp.where(mix[:, None, None], both, windows), jnp.where(mix[:, None], jnp.hypot(loud, others), loud)
 
 
-def train(which: str, config: CrabConfig, out: pathlib.Path, args: argparse.Namespace) -> None:
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What there is to know about one of them.
+
+    Attributes:
+        name: in the model.
+        render: what a scene gives.
+        learn: how it starts and its loss; of some, what their encoder makes of an example once and for all.
+        encoder: the part that it reads, or "".
+    """
+
+    name: str
+    render: Callable[[Job], list]
+    learn: Callable[..., tuple[Callable, ...]]
+    encoder: str = ""
+
+
+PARTS = {
+    "eye": Part("clip", render_pictures, eye),
+    "ear": Part("beats", render_windows, ear),
+    "vl_projector": Part("vl_projector", render_pictures, vl_projector, "clip"),
+    "al_projector": Part("al_projector", render_windows, al_projector, "beats"),
+    "decoder": Part("mask_decoder", render_pictures, decoder, "clip"),
+}
+
+
+def train(which: str, config: CrabConfig, args: argparse.Namespace) -> None:
     """Renders, trains, prints what unseen scenes say, writes the part."""
-    render, part = {
-        "eye": (render_pictures, "clip"),
-        "ear": (render_windows, "beats"),
-        "decoder": (render_pictures, "mask_decoder"),
-    }[which]
-    side = config.clip.image_size
-    grid = side if which == "decoder" else side // config.clip.patch_size * CELLS
+    part, side, out = PARTS[which], config.clip.image_size, args.out
+    grid = config.mask_decoder.low_res if which == "decoder" else side // config.clip.patch_size * CELLS
+    given = ()
+    if part.encoder:
+        given = (nest(subtree(handed_on(newest_checkpoint(args.encoder)), part.encoder)),)
+        if not given[0]:
+            raise CheckpointError(f"{args.encoder}: expected {part.encoder}/…, found none of it")
+    start, loss, *once = part.learn(config, *given)
+    seen_once = jax.jit(once[0]) if once else None
 
     def scenes(split: str, count: int) -> list[list[np.ndarray]]:
         jobs = [Job(split, k, args.seed, side, grid) for k in range(count)]
         groups: dict[tuple[int, ...], list] = {}
-        for example in rendered(render, jobs, args.jobs):
+        for example in rendered(part.render, jobs, args.jobs):
             groups.setdefault(example[0].shape, []).append(example)
-        return [[np.stack(column) for column in zip(*group)] for _, group in sorted(groups.items())]
+        stacked = [[np.stack(column) for column in zip(*group)] for _, group in sorted(groups.items())]
+        if seen_once is None:
+            return stacked
+        found = [[seen_once(*some) for some in _pieces(group, min(64, len(group[0])))] for group in stacked]
+        return [[np.concatenate(column) for column in zip(*pieces)] for pieces in found]
 
-    start, loss = {"eye": eye, "ear": ear}[which](config) if which != "decoder" else decoder(config, args.eye)
     schedule = optax.warmup_cosine_decay_schedule(0.0, args.rate, args.steps // 20, args.steps, args.rate / 100)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.02, mask=_matrices)
@@ -284,7 +415,7 @@ def train(which: str, config: CrabConfig, out: pathlib.Path, args: argparse.Name
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, {"loss": value, **right}
 
-    unseen = scenes("val", max(args.scenes // 50, 8))
+    unseen = [some for group in scenes("val", max(args.scenes // 50, 8)) for some in _pieces(group, args.rows)]
     judge = jax.jit(lambda params, *batch: loss(params, None, *batch))
     seen, started = batches(scenes("train", args.scenes), args.rows, args.seed), time.monotonic()
     recent: list[dict[str, Any]] = []
@@ -293,15 +424,23 @@ def train(which: str, config: CrabConfig, out: pathlib.Path, args: argparse.Name
         recent.append(told)
         if n % args.log_every == 0 or n == args.steps:
             spent, recent = _mean(recent), []
-            held = _mean([{"loss": (r := judge(params, *group))[0], **r[1]} for group in unseen])
+            held = _mean([{"loss": (r := judge(params, *some))[0], **r[1]} for some in unseen])
             print(
                 f"step {n}/{args.steps} | {time.monotonic() - started:.0f} s | training {_line(spent)} | "
                 f"unseen {_line(held)}",
                 flush=True,
             )
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({f"{part}/{path}": np.asarray(x) for path, x in flatten(params["encoder"]).items()}, out)
+    unfinished = out.with_suffix(".part")  # a file under its own name is whole
+    save_file({f"{part.name}/{path}": np.asarray(x) for path, x in flatten(params["encoder"]).items()}, unfinished)
+    unfinished.replace(out)
     print(f"{which}: {out}", flush=True)
+
+
+def _pieces(columns: list[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    """All examples, so many at once; what is left over is left out, unless there is nothing else."""
+    for at in range(0, max(len(columns[0]) - size, 0) + 1, size):
+        yield [column[at : at + size] for column in columns]
 
 
 def _matrices(params: Any) -> Any:
@@ -322,9 +461,11 @@ def _line(values: dict[str, float]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """See the head of this file."""
     parser = argparse.ArgumentParser(prog="launch.pretrain_parts", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("which", choices=("eye", "ear", "decoder"))
+    parser.add_argument("which", choices=tuple(PARTS))
     parser.add_argument("--out", type=pathlib.Path, required=True, help="safetensors file to write")
-    parser.add_argument("--eye", type=pathlib.Path, metavar="FILE", help="what the decoder sees with")
+    parser.add_argument(
+        "--encoder", type=pathlib.Path, metavar="FILE", help="the eye or ear that projectors and decoder read"
+    )
     parser.add_argument("--scenes", type=int, default=6000, help="scenes to render (default 6000)")
     parser.add_argument("--steps", type=int, default=6000, help="optimizer steps (default 6000)")
     parser.add_argument("--rows", type=int, default=24, help="pictures or windows of a step (default 24)")
@@ -333,10 +474,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes that render (default 1)")
     parser.add_argument("--log-every", type=int, default=100)
     args = parser.parse_args(argv)
-    if (args.eye is None) == (args.which == "decoder"):
-        parser.error("--eye FILE: the decoder needs it, the others do not")
+    if (args.encoder is None) == bool(PARTS[args.which].encoder):
+        parser.error("--encoder FILE: projectors and decoder need it, eye and ear do not")
     config = build(CrabConfig, mini.get_config().model.to_dict(), where="configs/mini.py")
-    train(args.which, config, args.out, args)
+    try:
+        train(args.which, config, args)
+    except CheckpointError as error:
+        parser.error(f"--encoder: {error}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes crab-mini from nothing: renders its world, builds the shards, trains two encoders and the six stages, scores it on
+# Makes crab-mini from nothing: renders its world, builds the shards, trains its parts and the six stages, scores it on
 # clips that no stage has seen, and writes the folder that ships. docs/mini.md says what came out, and how long it took.
 #
 #   bash launch/train_mini.sh [--runs DIR] [--scale N] [--seed S] [--jobs J] [--ship DIR]
@@ -53,10 +53,15 @@ stage() { # NAME CORES
   return "$code"
 }
 
+stages() { # NAME…, one after another on one core
+  local name
+  for name in "$@"; do stage "$name" 1 || return; done
+}
+
 both() { # two functions with their arguments, each in one word, on one core each
   say "$1, and at the same time $2"
   $1 & local one=$!
-  $2
+  $2 || { kill "$one"; return 1; } # what is running must not outlive the script
   wait "$one"
 }
 
@@ -65,9 +70,9 @@ both "part eye 6000 3600" "part ear 3500 3600"
 
 say "rendering"
 # What of the test splits is rendered with a share of the training split.
-world 6000 0.02 pretrain-image
+world 5000 0.01 pretrain-image
+world 1800 0.01 pretrain-audio
 world 1500 0.02 pretrain-seg
-world 2500 0.02 pretrain-audio
 world 1000 0.1 s4
 world 600 0.1 arig
 world 400 0.15 ms3
@@ -80,10 +85,12 @@ say "building shards"
 crab data build pretrain-image pretrain-seg pretrain-audio avqa ave avvp arig s4 ms3 avss ref-avs avcap \
   --root "$RUNS/world" --out "$RUNS/shards" --size 112 --jobs "$JOBS"
 
-say "stage visual_pretrain"
-stage visual_pretrain 2
-both "stage audio_pretrain 1" "stage seg_pretrain 1"
-both "stage finetune_words 1" "part decoder 2000 700 --rows 16 --eye $RUNS/eye.safetensors"
+both "part vl_projector 5000 4500 --rows 48 --rate 2e-3 --encoder $RUNS/eye.safetensors" \
+  "part al_projector 2500 2500 --rows 32 --rate 2e-3 --encoder $RUNS/ear.safetensors"
+both "stages visual_pretrain audio_pretrain finetune_words" \
+  "part decoder 2500 1500 --rows 8 --rate 2e-3 --encoder $RUNS/eye.safetensors"
+say "stage seg_pretrain"
+stage seg_pretrain 2
 say "stage finetune"
 stage finetune 2
 both "stage finetune_avs 1" "stage finetune_avss 1"

@@ -125,6 +125,9 @@ def test_runs_become_a_weights_folder(made, tmp_path):
     overlays = {"avs": made.run("finetune_avs")}
     lines = save_whole(made.run("finetune"), tmp_path / "w", overlays=overlays)
     assert any("avs: " in line for line in lines)
+    about = (tmp_path / "w/report.json").read_text()
+    assert "finetune_avs" in about
+    assert str(pathlib.Path(made.run("finetune")).parent) not in about, "how it was made, not where"
     assert not any("note" in line for line in lines)
     base, original = checkpoint.load(tmp_path / "w"), checkpoint.load(made.base)
     for path, x in made.start["finetune"].items():

@@ -38,18 +38,23 @@ def test_a_stage_is_a_whole_recipe(stage):
 def test_a_stage_starts_from_what_its_weights_were_trained_by():
     """The frozen encoders as well: a stage that hears starts from the ear."""
     stages = list(train_mini.STAGES)
-    at = stages.index("finetune")
-    order = ["eye.safetensors", "ear.safetensors", *stages[:at], "decoder.safetensors", *stages[at:]]
+    at = stages.index("seg_pretrain")
+    eye, ear = (
+        {f"{part}.safetensors" for part in parts} for parts in (("eye", "vl_projector"), ("ear", "al_projector"))
+    )
+    order = [*eye, *ear, *stages[:at], "decoder.safetensors", *stages[at:]]
     for stage, values in train_mini.STAGES.items():
         start = values["start"]
         assert [order.index(s) for s in start] == sorted(order.index(s) for s in start), "later ones go before"
         assert order.index(stage) > max(order.index(s) for s in start)
         if values["layout"]["windows"]:
-            assert "ear.safetensors" in start
+            assert {*ear} <= {*start}
         if values["layout"]["frames"]:
-            assert "eye.safetensors" in start
+            assert {*eye} <= {*start}
+        if values["layout"]["masks"]:
+            assert "decoder.safetensors" in start
         if stage.startswith("finetune"):
-            assert set(start) >= {"eye.safetensors", "ear.safetensors", *stages[:3]}
+            assert {*start} >= {*eye, *ear, "visual_pretrain", "audio_pretrain"}
 
 
 def test_together_encoders_and_stages_train_every_weight():

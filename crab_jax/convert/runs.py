@@ -290,7 +290,7 @@ def save_whole(
         overlays=sections,
         overlay_configs=configs,
         tokenizer=base.tokenizer,
-        report={"made_from": origins},
+        report={"made_from": {name: _below(found, pathlib.Path(run).parent) for name, found in origins.items()}},
         single_file=single_file,
         overwrite=overwrite,
         progress=progress,
@@ -298,6 +298,11 @@ def save_whole(
     for name, found in origins.items():
         lines += [f"{name}: {count} parameters from {origin}" for origin, count in found.items()]
     return lines
+
+
+def _below(origins: Mapping[str, int], folder: pathlib.Path) -> dict[str, int]:
+    """What goes along with the weights says how they were made, not where on somebody's disk."""
+    return {origin.replace(f"{folder}{os.sep}", ""): count for origin, count in origins.items()}
 
 
 def _counted(values: Any) -> dict[str, int]:

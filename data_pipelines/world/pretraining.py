@@ -11,7 +11,7 @@ from data_pipelines.world import files, phrases
 from data_pipelines.world.casting import Casting, names_in, pretending, side_of, timed
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.orders import Order, Studio, truth
-from data_pipelines.world.stage import Scene
+from data_pipelines.world.stage import Performer, Scene, Shot
 
 Entry = dict[str, Any]
 STILL_SECONDS, SILENT_SECONDS, SOUND_SECONDS = 5, 4, 10
@@ -36,10 +36,11 @@ _ASK_ALL = (
 )
 
 
-def _talk(rng: np.random.Generator, scene: Scene, modality: str) -> list[dict[str, str]]:
-    """One question about what is seen, and its answer, as a conversation of two turns."""
+def _talk(rng: np.random.Generator, scene: Scene, modality: str, shot: Shot | None = None) -> list[dict[str, str]]:
+    """One question about what is seen, and its answer, as a conversation of two turns; of a still, also for boxes."""
     cast = scene.performers
-    which = int(rng.integers(4))
+    boxes = [] if shot is None else [(p, box) for p, box in zip(cast, shot.boxes(224)) if box]
+    which = int(rng.integers(4 if not boxes else 6))
     if which == 0 or not cast:
         question = phrases.say(rng, _ASK_ALL)
         where = phrases.say(rng, phrases.SETTING[scene.setting])
@@ -54,6 +55,12 @@ def _talk(rng: np.random.Generator, scene: Scene, modality: str) -> list[dict[st
         question = phrases.say(rng, ("How many performers are there?", "How many things stand there?"))
         counted = phrases.NUMBERS[len(cast)]
         answer = f"{counted}: {phrases.things([p.kind for p in cast])}"
+    elif which > 3:
+        p, (x1, y1, x2, y2) = boxes[int(rng.integers(len(boxes)))]
+        question = phrases.say(rng, ("Where exactly is the {x}?", "Give the box of the {x}."), x=phrases.noun(p.kind))
+        answer = (
+            f"its coordinate of top left corner is ({x1},{y1}) and coordinate of bottom right corner is ({x2},{y2})"
+        )
     else:
         side = ("left", "right")[int(rng.integers(2))]
         p = cast[0 if side == "left" else -1]
@@ -72,8 +79,9 @@ def llava(order: Order, studio: Studio) -> Entry:
     name = f"llava_image/{order.index // 1000:05d}/{order.name}.jpg"
     path = order.root / "video-llava" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_jpeg(path, studio.stage(scene).shot(float(rng.uniform(0, STILL_SECONDS))).frame)
-    row = {"id": order.name, "image": name, "conversations": _talk(rng, scene, "image")}
+    shot = studio.stage(scene).shot(float(rng.uniform(0, STILL_SECONDS)))
+    files.write_jpeg(path, shot.frame)
+    row = {"id": order.name, "image": name, "conversations": _talk(rng, scene, "image", shot)}
     return {"rows": [row], "truth": truth(scene)}
 
 
@@ -97,26 +105,36 @@ _CAPTIONS = (
 )
 
 
+def _when(p: Performer) -> str:
+    return f"{KINDS[p.kind].sound} {phrases.times(p.heard)}"
+
+
 def audiocaps(order: Order, studio: Studio) -> Entry:
-    """Ten seconds of one to three sounds, and a caption."""
+    """Ten seconds of one to three sounds, and a caption; every second one says when each is heard."""
     rng = order.rng()
     casting = Casting.of(rng, order.split)
     cast = casting.stand(names_in("avss"), 0, int(rng.choice((1, 2, 3), p=(0.45, 0.40, 0.15))))
-    starts = sorted(int(v) for v in rng.choice((0, 0, 0, 3, 5), len(cast)))
-    performers = [
-        timed(p, heard=((start, SOUND_SECONDS),), loudness=casting.loudness()) for p, start in zip(cast, starts)
-    ]
+    exact = casting.chance(0.5)
+    if exact:
+        heard = [casting.spans(SOUND_SECONDS) for _ in cast]
+    else:
+        heard = [((start, SOUND_SECONDS),) for start in sorted(int(v) for v in rng.choice((0, 0, 0, 3, 5), len(cast)))]
+    performers = [timed(p, heard=spans, loudness=casting.loudness()) for p, spans in zip(cast, heard)]
     scene = casting.scene(performers, duration_s=SOUND_SECONDS, fps=1, size=(32, 32))  # nobody looks
     number = FIRST_CAPTION + 100000 * ("train", "val", "test").index(order.split) + order.index
     path = order.root / "AudioCaps" / "data" / f"{number}.wav"
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_wav(path, studio.stage(scene).sound(rate_hz=16000), rate_hz=16000)
-    at_once = [p.kind for p in performers if p.heard[0][0] == starts[0]]
-    later = [p.kind for p in performers if p.heard[0][0] > starts[0]]
-    caption = phrases.say(rng, _CAPTIONS, sounds=phrases.sounds(at_once))
-    if later:
-        link = phrases.one(rng, (", then {s}", ", followed by {s}", "; later {s}"))
-        caption += link.format(s=phrases.sounds(later))
+    if exact:
+        caption = phrases.say(rng, ("{all}",), all=phrases.listing([_when(p) for p in performers]))
+    else:
+        first = performers[0].heard[0][0]
+        caption = phrases.say(
+            rng, _CAPTIONS, sounds=phrases.sounds([p.kind for p in performers if p.heard[0][0] == first])
+        )
+        if later := [p.kind for p in performers if p.heard[0][0] > first]:
+            link = phrases.one(rng, (", then {s}", ", followed by {s}", "; later {s}"))
+            caption += link.format(s=phrases.sounds(later))
     row = {"audiocap_id": number, "youtube_id": f"bandstand{number}", "start_time": 0, "caption": f"{caption}."}
     return {"rows": [row], "truth": truth(scene, caption=row["caption"])}
 
