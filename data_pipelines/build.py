@@ -21,7 +21,16 @@ from data_pipelines.clip_reader import How
 from data_pipelines.encoding import PictureFormat
 from data_pipelines.generated import mark_of
 from data_pipelines.lock import alone
-from data_pipelines.records import MANIFEST, SCHEMA, ShardError, missing_splits, read_manifest
+from data_pipelines.records import (
+    MANIFEST,
+    SCHEMA,
+    MissingFiles,
+    ShardError,
+    Shards,
+    amount,
+    missing_splits,
+    read_manifest,
+)
 from data_pipelines.shard_writer import write_lines, write_manifest
 from data_pipelines.stage import Done, Job, encode_all
 
@@ -103,12 +112,14 @@ class Built:
         counts: of each split.
         empty: splits that were asked for and of which the annotations name nothing usable.
         was_there: whether nothing had to be done.
+        because: why a data set that was there had to be built again; empty if there was none, or it was to be replaced.
     """
 
     folder: pathlib.Path
     counts: dict[str, Count]
     empty: tuple[str, ...]
     was_there: bool
+    because: str = ""
 
 
 class Progress:
@@ -125,6 +136,8 @@ def build(
     spec: TaskSpec, *, root: pathlib.Path, out: pathlib.Path, options: Options, progress: Progress | None = None
 ) -> Built:
     """Builds the data set of one task, or continues where an earlier run stopped.
+
+    One that is there and complete is left; one of which files are missing or cut off is built again and replaced.
 
     Args:
         spec: the task.
@@ -146,17 +159,22 @@ def build(
     home = out / spec.name
     how = How.of(spec, root=root, size=options.size, pictures=options.pictures, quality=options.quality)
     described = _describe(spec, options)
-    if not options.overwrite and (built := _already(home, described)) is not None:
-        return built
+    because = ""
+    if not options.overwrite:
+        try:
+            if (built := _already(home, described)) is not None:
+                return built
+        except MissingFiles as error:
+            because = str(error)
     stage = home / f"{SCHEMA}.building"
     with _alone(stage):
         _sweep(home, stage, overwrite=options.overwrite)
         counts = {split: Count() for split in described["asked"]}
         run = _Run(spec, how, stage, options, counts, progress or Progress())
         run.encode()
-        _publish(run, home, described)
+        _publish(run, home, described, replace=options.overwrite or bool(because))
         shutil.rmtree(stage)
-    return Built(home / SCHEMA, counts, tuple(run.empty), was_there=False)
+    return Built(home / SCHEMA, counts, tuple(run.empty), was_there=False, because=because)
 
 
 def _describe(spec: TaskSpec, options: Options) -> dict[str, Any]:
@@ -170,7 +188,8 @@ def _already(home: pathlib.Path, described: dict[str, Any]) -> Built | None:
     """The complete data set that is there, if it is the one that is wanted.
 
     Raises:
-        BuildError: it is another one.
+        BuildError: it is another one, or its description is damaged.
+        MissingFiles: it is the one, but some of its files are not there or cut off.
     """
     advice = "choose another --out, or --overwrite to build it again"
     for path in sorted(home.glob(f"*/{MANIFEST}")):
@@ -189,7 +208,20 @@ def _already(home: pathlib.Path, described: dict[str, Any]) -> Built | None:
                 f"{k} {found[k]} instead of {described[k]}" for k in described if found[k] != described[k]
             )
             raise BuildError(f"{path.parent}: a complete data set is there, with {differ}; {advice}")
-        counts = {split: Count(**value["counts"]) for split, value in manifest["splits"].items()}
+        counts = {}
+        for split, value in manifest["splits"].items():
+            try:
+                counts[split] = Count(**{k: amount(n) for k, n in value["counts"].items()})
+                Shards(path.parent, task=described["task"], split=split, manifest=manifest).check_sizes()
+            except MissingFiles:
+                raise
+            except ShardError as error:
+                raise BuildError(f"{error}; {advice}") from error
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                found = f"found {type(error).__name__}: {error}"
+                raise BuildError(f"{path}, {split}: expected counts of a split, {found}; {advice}") from error
+        if not counts:
+            raise BuildError(f"{path}: expected a description of splits, found none; {advice}")
         return Built(path.parent, counts, tuple(missing_splits(manifest)), was_there=True)
     return None
 
@@ -354,8 +386,8 @@ class _Run:
         )
 
 
-def _publish(run: _Run, home: pathlib.Path, described: dict[str, Any]) -> None:
-    """Gives the finished shards their names and their place, through TFDS."""
+def _publish(run: _Run, home: pathlib.Path, described: dict[str, Any], *, replace: bool) -> None:
+    """Gives the finished shards their names and their place, through TFDS; `replace`: in place of what is there."""
     from data_pipelines.av_uie import AvUie  # TFDS takes a while to import, and most of what can go wrong has by now
 
     def complete(folder: pathlib.Path, named: dict[str, list[tuple[str, int]]]) -> None:
@@ -374,7 +406,7 @@ def _publish(run: _Run, home: pathlib.Path, described: dict[str, Any]) -> None:
     for split in run.counts:
         numbered = zip(run.files(split, "array_record"), (n for _, n in sorted(run.records[split].items())))
         shards[split] = [(path, records) for path, records in numbered if records]
-    if run.options.overwrite:
+    if replace:
         for path in home.glob(f"*/{MANIFEST}"):
             shutil.rmtree(path.parent)
     name, about, size = run.spec.name, run.spec.about, run.how.size

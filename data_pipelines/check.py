@@ -10,12 +10,25 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 
 from crab_jax.batch import FeatureSizes
-from crab_jax.tasks import ALL, AudioVisualEvents, Caption, Choice, Events, Row, TaskSpec, Wording
+from crab_jax.tasks import (
+    ALL,
+    Answer,
+    AudioVisualEvents,
+    Caption,
+    Choice,
+    Event,
+    Events,
+    Row,
+    TaskSpec,
+    Unparsed,
+    Wording,
+)
 from crab_jax.tokens import Tokenizer
 from data_pipelines.build import EMPTY, REJECTS
 from data_pipelines.encoding import RATE
 from data_pipelines.examples import Stored, measure
 from data_pipelines.records import (
+    AGAIN,
     MANIFEST,
     SCHEMA,
     CorruptRecord,
@@ -71,6 +84,8 @@ class Summary:
         groups: of alternatives among them.
         seconds, frames, masks, size: of each record; of sound, pictures, masks, and bytes.
         labels: how often each answer occurs.
+        written: examples whose target is a stored text.
+        contrary: those of them whose text says something else than the annotation.
         prompts, targets: how many different ones.
         tokens: of each measured example, media included.
         text: of each measured target.
@@ -88,6 +103,8 @@ class Summary:
     masks: list[int] = dataclasses.field(default_factory=list)
     size: list[int] = dataclasses.field(default_factory=list)
     labels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    written: int = 0
+    contrary: list[str] = dataclasses.field(default_factory=list)
     tokens: list[int] = dataclasses.field(default_factory=list)
     text: list[int] = dataclasses.field(default_factory=list)
     unmeasured: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -138,6 +155,10 @@ def summarise(spec: TaskSpec, folder: pathlib.Path, *, tokenizer: Tokenizer) -> 
             _count(summary, entry)
             for ask in entry.asks:
                 summary.labels.update(labels(spec, ask.row))
+                if ask.row.label_text:
+                    summary.written += 1
+                    if not agrees(spec, ask.row):
+                        summary.contrary.append(ask.id)
                 if number % step == 0:
                     _measure(summary, spec, entry, ask, tokenizer)
                 number += 1
@@ -169,7 +190,7 @@ def _verify(summary: Summary, entry: Entry) -> None:
         return
     if (wanted := _identity(entry)) != (found := _identity(record)):
         where = f"{summary.shards.index_path}, line {entry.index + 1}"
-        raise ShardError(f"{where}: expected {found} as in the shard, found {wanted}; copy or build it again")
+        raise ShardError(f"{where}: expected {found} as in the shard, found {wanted}; {AGAIN}")
 
 
 def _identity(item: Entry | Record) -> str:
@@ -197,6 +218,20 @@ def labels(spec: TaskSpec, row: Row) -> list[str]:
             return []
         case _:
             return [row.label or row.exp or "(no name)"]
+
+
+def agrees(spec: TaskSpec, row: Row) -> bool:
+    """Whether the stored text of a row says what its annotation says; the order of events does not matter."""
+    try:
+        said, answer = spec.parse(spec.compose(row, Wording.QUICK_START)), spec.answer(row)
+    except ValueError:
+        return False
+    return _unordered(said) == _unordered(answer)
+
+
+def _unordered(answer: Answer | Unparsed) -> Answer | Unparsed | tuple[list[Event], ...]:
+    kinds = {Events: ("events",), AudioVisualEvents: ("audio", "visual")}.get(type(answer))
+    return tuple(sorted(getattr(answer, kind), key=dataclasses.astuple) for kind in kinds) if kinds else answer
 
 
 def _measure(summary: Summary, spec: TaskSpec, entry: Entry, ask, tokenizer: Tokenizer) -> None:
@@ -257,6 +292,10 @@ def table(summary: Summary) -> Iterator[tuple[str, str]]:
     for name, values in (("tokens", summary.tokens), ("target", summary.text)):
         if (spread := Spread.of(values)) is not None:
             yield name, f"{spread.told('tokens')}{' (32 per picture and window)' if name == 'tokens' else ''}"
+    if summary.written:
+        first = f", first: {summary.contrary[0]}" if summary.contrary else ""
+        many = f"{len(summary.contrary)} of {summary.written}"
+        yield "written", f"{many} written answers disagree with the annotation{first}"
     if summary.unmeasured:
         reason, number = summary.unmeasured.most_common(1)[0]
         yield "no length", f"{summary.unmeasured.total()} examples; {number} because {reason}"

@@ -117,6 +117,7 @@ def _build(args: argparse.Namespace) -> int:
 def told(task: str, built: build.Built) -> str:
     """What was built, for people: a line for the data set and one per split."""
     lines = [f"{task}: {'complete already, left as it is: ' if built.was_there else ''}{built.folder}"]
+    lines += [f"  built again, because of what was there: {built.because}"] if built.because else []
     for split, count in built.counts.items():
         line = f"{count.examples} examples about {count.records} of {count.clips} clips, {count.size / 2**20:.1f} MiB"
         lost = {

@@ -16,6 +16,8 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit; a small file that unfolds to more
 # What Pillow may try. Left to itself it would also start Ghostscript, among others.
 _FORMATS = ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "TGA"]
 
+_MOST_UNKNOWN = 0.01  # share of a mask's pixels that may have a colour of no class; a lossy file has nearly only such
+
 # What escapes from Pillow's readers on damaged files.
 _DAMAGE = (OSError, EOFError, SyntaxError, ValueError, IndexError, OverflowError, MemoryError, struct.error)
 
@@ -100,12 +102,20 @@ def read_semantic_mask(path: str | os.PathLike[str], *, size: int) -> np.ndarray
         uint8 `[size size]` of classes.
 
     Raises:
-        MediaError: as `read_image`.
+        MediaError: as `read_image`; colours of no class in more than a hundredth of the pixels, which would all become
+            background.
 
-    Source: specification 9.4.
+    Source: specification 9.4; a limit is silent there.
     """
     image = _load(path, expected="a mask image").resize((size, size), Image.Resampling.NEAREST)
-    return labels_from_colors(np.asarray(image))
+    colors = np.asarray(image)
+    labels = labels_from_colors(colors)
+    unknown = ((labels == 0) & colors.any(axis=-1)).mean()
+    if unknown > _MOST_UNKNOWN:
+        expected = f"a mask in the {len(PALETTE)} colours of the classes"
+        advice = "was it saved in a lossy format such as JPEG, or scaled smoothly?"
+        raise bad(path, expected=expected, found=f"other colours in {unknown:.1%} of the pixels", advice=advice)
+    return labels
 
 
 def _palette(classes: int) -> np.ndarray:

@@ -28,10 +28,16 @@ from data_pipelines.ask_json import ask_from_json, ask_to_json
 
 SCHEMA = "1.0.0"  # of records and of the files beside them; a reader accepts its own only
 MANIFEST = "shards.json"
+AGAIN = "copy it again, or build it again with --overwrite"
+_MOST = 2**62  # of anything that is counted; what Python calls a length is not larger
 
 
 class ShardError(ValueError):
     """Shards that are missing, of another schema, or not the ones that their index describes; nothing can be read."""
+
+
+class MissingFiles(ShardError):
+    """Shards or an index that are not there, or shards of another size than described; building again mends it."""
 
 
 class CorruptRecord(ValueError):
@@ -260,6 +266,17 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     return manifest
 
 
+def amount(value: object) -> int:
+    """A number of records, bytes or the like in `shards.json`.
+
+    Raises:
+        TypeError, ValueError: it cannot be one.
+    """
+    if not 0 <= (number := operator.index(value)) < _MOST:
+        raise ValueError(f"expected a whole number from 0 up, found {str(value)[:30]}")
+    return number
+
+
 def missing_splits(manifest: Mapping[str, Any]) -> list[str]:
     """Splits that `crab data build` was asked for and of which there was nothing."""
     asked = manifest.get("asked")
@@ -296,16 +313,17 @@ class Shards(Sequence[Record]):
 
     def __init__(self, folder: pathlib.Path, *, task: str, split: str, manifest: Mapping[str, Any]):
         """Raises:
-        ShardError: the manifest is damaged, a shard or the index missing.
+        ShardError: the manifest is damaged.
+        MissingFiles: a shard or the index is missing.
         """
         self.folder, self.task, self.split = folder, task, split
         try:
-            self.size = operator.index(manifest["size"])
+            self.size = amount(manifest["size"])
             shards = manifest["splits"][split]["shards"]
             self._names = [str(shard["file"]) for shard in shards]
-            self._bytes = [operator.index(shard["bytes"]) for shard in shards]
-            self._ends = list(itertools.accumulate(operator.index(shard["records"]) for shard in shards))
-        except (KeyError, TypeError) as error:
+            self._bytes = [amount(shard["bytes"]) for shard in shards]
+            self._ends = [amount(n) for n in itertools.accumulate(amount(shard["records"]) for shard in shards)]
+        except (KeyError, TypeError, ValueError) as error:
             found = f"found {type(error).__name__}: {error}"
             raise ShardError(f"{folder / MANIFEST}, {split}: expected a description of shards, {found}") from error
         self._readers: dict[int, Any] = {}
@@ -313,7 +331,26 @@ class Shards(Sequence[Record]):
         if missing:
             names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             total = len(self._names)
-            raise ShardError(f"{folder}: expected {total} shards and their index, missing {names}; copy or build again")
+            raise MissingFiles(
+                f"{folder}: expected {total} shards and their index, missing {names}; copy or build again"
+            )
+
+    def check_sizes(self) -> None:
+        """Whether every shard has as many bytes as described.
+
+        Raises:
+            MissingFiles: one has not.
+        """
+        for number, name in enumerate(self._names):
+            if unlike := self._unlike(number):
+                raise MissingFiles(f"{self.folder / name}: {unlike}")
+
+    def _unlike(self, number: int) -> str:
+        """What is wrong with the size of a shard."""
+        size, expected = (self.folder / self._names[number]).stat().st_size, self._bytes[number]
+        if size == expected:
+            return ""
+        return f"expected a shard of {expected} bytes, found {size}; copy or build it again"
 
     @property
     def index_path(self) -> pathlib.Path:
@@ -353,10 +390,9 @@ class Shards(Sequence[Record]):
 
     def _reader(self, number: int):
         if number not in self._readers:
+            if unlike := self._unlike(number):
+                raise ValueError(unlike)
             path = self.folder / self._names[number]
-            size, expected = path.stat().st_size, self._bytes[number]
-            if size != expected:
-                raise ValueError(f"expected a shard of {expected} bytes, found {size}; copy or build it again")
             reader = array_record_module.ArrayRecordReader(
                 str(path), options="readahead_buffer_size:0", file_reader_buffer_size=1 << 15
             )
@@ -386,8 +422,9 @@ class Shards(Sequence[Record]):
                     entry = Entry.from_line(line.decode(), index=number)
                 except ValueError as error:
                     where = f"{self.index_path}, line {number + 1}"
-                    raise ShardError(f"{where}: expected what a record holds, found {error}; build it again") from error
+                    found = f"expected what a record holds, found {error}; {AGAIN}"
+                    raise ShardError(f"{where}: {found}") from error
                 yield entry
         if number + 1 != len(self):
             found = f"expected a line for each of {len(self)} records, found {number + 1}"
-            raise ShardError(f"{self.index_path}: {found}; copy or build it again")
+            raise ShardError(f"{self.index_path}: {found}; {AGAIN}")

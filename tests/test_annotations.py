@@ -8,8 +8,9 @@ import pathlib
 
 import pytest
 
-from crab_jax.tasks import ALL, AudioVisualEvents, Event, Wording, avqa, avvp
-from crab_jax.tasks.clips import AnnotationError, Clip, Reject
+from crab_jax.tasks import ALL, AudioVisualEvents, Event, Row, Wording, avqa, avvp
+from crab_jax.tasks.annotations import Source
+from crab_jax.tasks.clips import AnnotationError, Ask, Clip, Reject
 from crab_jax.tasks.entries import BadEntry, Entry
 from tests import annotation_trees as trees
 from tests.annotation_trees import put
@@ -132,8 +133,9 @@ def test_an_unreadable_file_is_an_error(root, name, split, content, reason):
     assert any(r in str(error.value) for r in reason.split("|"))
 
 
-TEXTS = ("", "  ", "a\ud800", "\0", "..", "../x", "x" * 5000, "<video>", "</s>")
-ODD = (None, [], {}, True, 1e400, -1, 1.5, 10**30, *TEXTS)
+TEXTS = ("", "  ", "a\ud800", "\0", ".", "/", "..", "../x", "x" * 255, "x" * 5000, "x/" * 1999, "<video>", "</s>")
+TEXTS += ("{[]: 1}", "{{}}", "['\\ud800']")
+ODD = (None, [], {}, True, 1e400, -1, 1.5, 10**30, 10**400, "1e999", *TEXTS)
 
 
 @pytest.mark.parametrize(("name", "split"), JSON)
@@ -205,6 +207,8 @@ def test_avqa_texts(root):
     assert [a.id for c in clips for a in c.asks] == ["7"]
     assert [r.reason for r in rejects][1] == "no text music-avqa/converted_label/8.txt"
     assert "'<audio>'" in rejects[0].reason
+    put(root / "music-avqa/converted_label/7.txt", b"\xef\xbb\xbfOne.\r\nTwo.\rSo <answer> two </answer>.\r\n")
+    assert read(root, "avqa", "train")[0][0].asks[0].row.label_text == "One.\nTwo.\nSo <answer> two </answer>."
     put(root / "music-avqa/converted_label/7.txt", b"\xff")
     assert "not UTF-8" in read(root, "avqa", "train")[1][0].reason
     put(root / "music-avqa/converted_label/7.txt", " \n")
@@ -232,6 +236,61 @@ def test_avqa_of_the_original_files(root):
 
 
 @pytest.mark.parametrize(
+    ("name", "field", "value", "reason"),
+    [
+        ("pretrain-image", "image", "/", "field 'image': expected the path of a file, found '/'"),
+        ("pretrain-image", "image", "a/..", "field 'image': expected the path of a file, found 'a/..'"),
+        pytest.param("pretrain-image", "image", "x/" * 1999, "File name too long", id="long path"),
+        pytest.param("pretrain-seg", "area", 10**400, "field 'area': expected a number", id="many digits"),
+        ("pretrain-seg", "area", "1e999", "field 'area': expected a number, found the string"),
+        ("avqa", "type", "{[]: 1}", "field 'type': expected a list of strings, found '{[]: 1}'"),
+        ("avqa", "type", "['\\ud800']", r"field 'type': '\ud800' cannot be written as UTF-8"),
+    ],
+)
+def test_odd_fields_are_named(tmp_path, name, field, value, reason):
+    root = trees.write(tmp_path / ("r" * 120))
+    place, entries = JSON[name, "train"]
+    put(root / place, [{**entries[0], field: value}])
+    clips, (reject,) = read(root, name, "train")
+    assert not clips
+    assert reason in reject.reason
+
+
+def test_a_long_name_is_no_error(root):
+    entry = {**trees.AVQA[0], "audio_path": "/elsewhere/" + "x" * 255}
+    put(root / "data/music_avqa_data/test_samples.json", [entry])
+    assert good(root, "avqa", "test")[0].audio == pathlib.Path(entry["audio_path"])
+    put(root / ("x" * 255), b"")
+    assert good(root, "avqa", "test")[0].audio == root / ("x" * 255)
+
+
+@pytest.mark.parametrize("error", [OSError("full"), OverflowError("large"), TypeError("odd"), ValueError("bad")])
+@pytest.mark.parametrize("part", ["key", "media", "asks"])
+def test_whatever_an_annotation_raises_costs_only_itself(root, part, error):
+    source = Source(ALL["avcap"], root, "train")
+
+    def fails(this, result):
+        def call(*arguments):
+            if part == this and "c1" in str(arguments):
+                raise error
+            return result(arguments)
+
+        return call
+
+    found = list(
+        source.clips(
+            source.json_entries("valor/train_samples.json"),
+            key=fails("key", lambda a: a[0].name("video_id")),
+            media=fails("media", lambda a: {"video": root / a[0], "frames": 10}),
+            asks=fails("asks", lambda a: [Ask(id=a[0], row=Row(caption="x"))]),
+        )
+    )
+    reject, clip = sorted(found, key=lambda item: isinstance(item, Clip))
+    assert (reject.source, reject.reason) == ("valor/train_samples.json[0]", f"{type(error).__name__}: {error}")
+    assert clip.id == "c2"
+
+
+@pytest.mark.parametrize(
     ("content", "values", "want"),
     [
         ("Is it loud？", "[]", "Is it loud?"),
@@ -253,6 +312,22 @@ def test_ave(root):
     put(root / "AVE_Dataset/audio_data/bbb.wav", b"")
     sounds = [c.audio.name for c in good(root, "ave", "test")]
     assert sounds == ["aaa.mp3", "bbb.wav"]
+
+
+@pytest.mark.parametrize(
+    ("times", "kept"),
+    [((1, 3), False), ((2, 7), True), ((0, 10), False), ((3, 4), False), ((7, 9), True), ((0, 2), True)],
+)
+def test_ave_times_of_one_event_do_not_overlap(root, times, kept):
+    second = {"vid": "aaa", "event": "bark", "start_time": times[0], "end_time": times[1]}
+    put(root / "data/ave_data/test_samples.json", [*trees.AVE, second])
+    clips, rejects = read(root, "ave", "test")
+    assert [c.id for c in clips] == (["aaa", "bbb"] if kept else ["bbb"])
+    if not kept:
+        reason = (
+            f"Bark, {times[0]} to {times[1]} s, overlaps 2 to 7 s of the same video; expected times of one event apart"
+        )
+        assert [(r.id, r.reason, r.source[-3:]) for r in rejects] == [("aaa", reason, "[3]")]
 
 
 @pytest.mark.parametrize(
@@ -305,9 +380,16 @@ def test_avvp_truth_comes_from_the_tables(root):
         ("t1\t0.5\t1\tDog", "field 'onset': expected a whole number", ["t2"]),
         ("t1\t8\t12\tDog", "from 8 to 12 s leaves the clip", ["t2"]),
         ("t1\t8\t3\tDog", "from 8 to 3 s runs backwards", ["t2"]),
-        ("t1\t8", "expected 4 columns (filename, onset, offset, event_labels), found 2: 't1\\t8'", ["t1", "t2"]),
-        ('"t1\t8\t9\tDog', "unexpected end of data", ["t1", "t2"]),
-        (b"t1\t\xff\t9\tDog", "not UTF-8 at byte 3 of the line", ["t1", "t2"]),
+        ("t1\t8", "expected 4 columns (filename, onset, offset, event_labels), found 2: 't1\\t8'", ["t2"]),
+        ('"t1\t8\t9\tDog', "unexpected end of data", ["t2"]),
+        (b"t1\t\xff\t9\tDog", "not UTF-8 at byte 3 of the line", ["t2"]),
+        ("t1.mp4\t4\t6", "found 3: 't1.mp4\\t4\\t6'; the video is left out", ["t2"]),
+        ("t1\t4\t6\tCar\t", "expected 4 columns", ["t2"]),
+        ('t1\t4\t6\t"Car', "unexpected end of data", ["t2"]),
+        ("t1,4,6,Car", "expected 4 columns", ["t2"]),
+        ("\t4\t6\tCar", "field 'filename' is blank", ["t1", "t2"]),
+        (b"t1\xff\t4\t6\tCar", "not UTF-8 at byte 2 of the line", ["t1", "t2"]),
+        ("t1\t4\t6\tDog", "Dog, 4 to 6 s, stands here twice; it counts once", ["t1", "t2"]),
     ],
 )
 def test_a_bad_line_of_a_table(root, line, reason, left):
@@ -319,7 +401,42 @@ def test_a_bad_line_of_a_table(root, line, reason, left):
     clips, (reject,) = read(root, "avvp", "test")
     assert [c.id for c in clips] == left
     assert reason in reject.reason
-    assert reject.source == "data/avvp_data/AVVP_eval_audio.csv:2"
+    place = 4 if "twice" in reason else 2
+    assert reject.source == f"data/avvp_data/AVVP_eval_audio.csv:{place}"
+    if "t1" in left:
+        assert clips[0].asks[0].row.audio_events == (Event("Speech", 0, 2), Event("Dog", 4, 6))
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_blank_lines_of_a_table(root, ends):
+    want = good(root, "avvp", "test")
+    path = root / "data/avvp_data/AVVP_eval_audio.csv"
+    text = path.read_text()
+    path.write_bytes(b"\xef\xbb\xbf" + f"\n  \n{text}\n \t\n".replace("\n", ends).encode())
+    assert good(root, "avvp", "test") == want
+    path.write_text("\n" + text.replace("\t", ","))
+    assert good(root, "avvp", "test") == want
+
+
+@pytest.mark.parametrize("kind", ["audio", "visual"])
+@pytest.mark.parametrize("content", ["", "\n", "filename\tons", trees.CSV_HEAD + "t1\t4"])
+def test_a_table_without_a_usable_line_is_an_error(root, kind, content):
+    """Its videos would be said to be silent, or dark."""
+    path = put(root / f"data/avvp_data/AVVP_eval_{kind}.csv", content)
+    with pytest.raises(AnnotationError) as error:
+        list(ALL["avvp"].clips(root, "test"))
+    message = str(error.value)
+    assert f"{path}: expected a line for each event (filename, onset, offset, event_labels), found none" in message
+    assert ALL["avvp"].layout.strip().splitlines()[2] in message
+    assert (f"AVVP_eval_{kind}.csv:2: expected 4 columns" in message) == content.endswith("t1\t4")
+
+
+def test_a_table_with_names_alone_says_that_nobody_is_heard(root):
+    put(root / "data/avvp_data/AVVP_eval_audio.csv", trees.CSV_HEAD)
+    clips, rejects = read(root, "avvp", "test")
+    assert not rejects
+    assert clips
+    assert not any(c.asks[0].row.audio_events for c in clips)
 
 
 @pytest.mark.parametrize(

@@ -446,6 +446,50 @@ def test_a_data_set_built_otherwise_is_refused(media, tmp_path, built):
     assert open_shards(tmp_path, "ave", "train").size == 16
 
 
+@pytest.mark.parametrize("what", ["shard", "cut shard", "index"])
+def test_what_is_missing_is_built_again(media, tmp_path, built, what):
+    before = files(built)
+    path = built / ("index-train.jsonl" if what == "index" else "ave-train.array_record-00000-of-00001")
+    if what == "cut shard":
+        cut(path, 0.5)
+    else:
+        path.unlink()
+    again = build(spec_of("ave", ave_clips(2)), root=media, out=tmp_path, options=EXACT)
+    assert not again.was_there
+    assert re.search(rf"ave: .*\n  built again, because of what was there: .*{path.name}", told("ave", again))
+    assert files(built) == before
+    assert os.listdir(tmp_path / "ave") == [SCHEMA]
+    assert build(spec_of("ave", ave_clips(2)), root=media, out=tmp_path, options=EXACT).was_there
+
+
+def test_what_is_missing_stays_as_it_is_until_it_can_be_built(media, tmp_path, built):
+    (built / "index-train.jsonl").unlink()
+    left = files(built)
+    with pytest.raises(BuildError, match="expected usable examples"):
+        build(spec_of("ave", lambda root, split: iter(())), root=media, out=tmp_path, options=EXACT)
+    assert files(built) == left
+
+
+@pytest.mark.parametrize(
+    "splits",
+    [
+        {"train": {"shards": []}},
+        {"train": {"shards": [], "counts": {"a": 1}}},
+        {"train": {"shards": [], "counts": {"clips": -1}}},
+        {"train": {"shards": [], "counts": {"clips": "many"}}},
+        {"train": {"shards": [{"file": "x", "bytes": 1, "records": 10**30}], "counts": {}}},
+        {"train": {"counts": {}}},
+        {"train": []},
+        {},
+    ],
+)
+def test_a_damaged_description_is_refused(media, tmp_path, built, splits):
+    manifest = json.loads((built / "shards.json").read_text())
+    (built / "shards.json").write_text(json.dumps(manifest | {"splits": splits}))
+    with pytest.raises(BuildError, match=r"shards.json.*: expected .*found .*; choose another --out, or --overwrite"):
+        build(spec_of("ave", ave_clips(2)), root=media, out=tmp_path, options=EXACT)
+
+
 def test_another_schema_is_refused(media, tmp_path, built):
     built.rename(built.with_name("0.9.0"))
     with pytest.raises(BuildError, match=rf"one of schema {SCHEMA}, found one of schema 0\.9\.0"):

@@ -60,6 +60,7 @@ def test_says_what_shards_hold(everything, capsys):
     assert cli.main(["data", "check", str(everything / "avqa")]) == 0
     said = capsys.readouterr().out
     assert "7 about 7 clips" in said
+    assert "written" not in said  # they have no stored texts
     assert re.search(r"pictures +10\n", said)
     assert re.search(r"sound +12.0 s\n", said)
     assert re.search(r"answers +two +5 █+ 71.4%\n +cello +2 █+ 28.6%", said)
@@ -105,6 +106,11 @@ def test_a_broken_data_set_hides_no_other(everything, capsys):
         ('{"schema": "1.0.0", "task": ["avqa"], "splits": {}}', r"expected a task out of .*found \['avqa'\]"),
         ('{"schema": "1.0.0", "task": "avqa", "size": 16, "splits": {"train": []}}', "train: expected a description"),
         ("[]", "expected a description of shards"),
+        (
+            '{"schema": "1.0.0", "task": "avqa", "size": 16, "splits": {"train": {"shards": '
+            '[{"file": "index-train.jsonl", "bytes": 1, "records": -1}]}}}',
+            "train: expected a description of shards, found ValueError: expected a whole number from 0 up, found -1",
+        ),
     ],
 )
 def test_a_damaged_description_hides_no_other_data_set(everything, capsys, text, message):
@@ -114,6 +120,26 @@ def test_a_damaged_description_hides_no_other_data_set(everything, capsys, text,
     assert re.search(message, said.err)
     assert re.findall("^[a-z0-9-]+(?=: )", said.out, re.MULTILINE)[-3:] == ["arig", "pretrain-image", "pretrain-audio"]
     assert said.out.count("examples  1") == 7
+
+
+def test_written_answers_that_disagree_are_counted(tmp_path, capsys):
+    bell, two = Event("Church bell", 0, 3), (Event("Bark", 2, 5), Event("Cat", 0, 1))
+    said = {
+        "same": ((bell,), "It rings: <event> church bell </event> <range> 0,3 </range>"),
+        "other": ((bell,), "<event> Bus </event> <range> 5,9 </range>"),
+        "times": ((bell,), "<event> Church bell </event> <range> 0,4 </range>"),
+        "none": ((bell,), "It rings."),
+        "order": (two, "<event> Bark </event> <range> 2,5 </range> <event> Cat </event> <range> 0,1 </range>"),
+        "ours": ((bell,), ""),
+    }
+    records = [of_task("ave", k, Row(events=e, label_text=t), frames=10) for k, (e, t) in enumerate(said.values())]
+    records = [
+        dataclasses.replace(r, asks=(dataclasses.replace(r.asks[0], id=name),)) for r, name in zip(records, said)
+    ]
+    write_data_set(tmp_path, {"train": [records]}, task="ave")
+    assert cli.main(["data", "check", str(tmp_path)]) == 0
+    line = r"\n    written   3 of 5 written answers disagree with the annotation, first: other\n"
+    assert re.search(line, capsys.readouterr().out)
 
 
 def test_a_split_of_which_there_was_nothing_is_told(everything, capsys):

@@ -18,6 +18,7 @@ from PIL import Image
 from data_pipelines import fbank, windows
 from data_pipelines.decode import (
     PALETTE,
+    MediaError,
     colors_from_labels,
     frame_indices,
     labels_from_colors,
@@ -382,11 +383,20 @@ def test_colours_and_labels_are_inverse(labels):
 def test_semantic_masks(tmp_path):
     labels = np.random.default_rng(0).integers(0, 71, (77, 131))
     colors = colors_from_labels(labels)
-    colors[5] = (1, 2, 3)  # of no class
+    colors[5, :100] = (1, 2, 3)  # of no class
     Image.fromarray(colors).save(tmp_path / "m.png")
-    labels[5] = 0
+    labels[5, :100] = 0
     rows, columns = (np.floor((np.arange(224) + 0.5) * n / 224).astype(int) for n in (77, 131))
     np.testing.assert_array_equal(read_semantic_mask(tmp_path / "m.png", size=224), labels[rows][:, columns])
+
+
+def test_a_semantic_mask_of_other_colours_is_refused(tmp_path):
+    labels = np.zeros((77, 131), int)
+    labels[:40] = 3
+    Image.fromarray(colors_from_labels(labels)).save(tmp_path / "m.jpg", quality=95)
+    message = r"m.jpg: expected a mask in the 71 colours.*, found other colours in 5\d\.\d% of the pixels; .*JPEG"
+    with pytest.raises(MediaError, match=message):
+        read_semantic_mask(tmp_path / "m.jpg", size=224)
 
 
 def test_a_label_without_colour_is_refused():

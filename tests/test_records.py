@@ -234,6 +234,11 @@ def test_index_that_is_no_text(five):
         lambda v: v["splits"].update(train=[1]),
         lambda v: v["splits"]["train"].pop("shards"),
         lambda v: v["splits"]["train"]["shards"][0].update(records="2"),
+        lambda v: v["splits"]["train"]["shards"][0].update(records=-1),
+        lambda v: v["splits"]["train"]["shards"][0].update(records=10**30),
+        lambda v: [s.update(records=2**62 - 1) for s in v["splits"]["train"]["shards"]],
+        lambda v: v["splits"]["train"]["shards"][0].update(bytes=-1),
+        lambda v: v.update(size=-1),
     ],
 )
 def test_damaged_description(five, edit):

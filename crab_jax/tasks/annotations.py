@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,6 +19,9 @@ from crab_jax.tasks.clips import AnnotationError, Ask, Clip, Reject
 from crab_jax.tasks.entries import BadEntry, Entry
 from crab_jax.tasks.json_file import kind, read_list
 from crab_jax.tokens import UserTextError
+
+# What an odd annotation may raise; `BadEntry`, which says it best, is a ValueError.
+_ODD = (ValueError, TypeError, OverflowError, OSError)
 
 
 class Source:
@@ -36,7 +40,7 @@ class Source:
         if split not in spec.splits:
             raise AnnotationError(f"{spec.name}: no split {split!r}; there are {', '.join(spec.splits)}")
         if not self.root.is_dir():
-            raise AnnotationError(f"{self.root}: no such folder; {self._layout()}")
+            raise AnnotationError(f"{self.root}: no such folder; {self.layout()}")
 
     # ---------------------------------------------------------------------------------------------- files
 
@@ -54,7 +58,7 @@ class Source:
             if any((folder / place).exists() for place in places):
                 hint = f" It is there below {folder}; should that be the root?"
                 break
-        raise AnnotationError(f"{absent}: no such file or folder.{hint} {self._layout()}")
+        raise AnnotationError(f"{absent}: no such file or folder.{hint} {self.layout()}")
 
     def find_any(self, *places: str) -> pathlib.Path | None:
         """The first of these files or folders that exists, or None."""
@@ -73,12 +77,18 @@ class Source:
         Args:
             written: the path.
             suffixes: further suffixes that the file may have here.
+
+        Raises:
+            OSError: no file can have this path; it is too long, for example.
         """
         parts = pathlib.PurePosixPath(written).parts
         paths = [self.root / written]  # an absolute path stays what it is
         paths += [self.root.joinpath(*parts[i:]) for i in range(1, len(parts))]
         either = (p if s is None else p.with_suffix(s) for p in paths for s in (None, *suffixes))
-        return next((p for p in either if p.exists()), paths[0])
+        if found := next((p for p in either if _exists(p)), None):
+            return found
+        paths[0].exists()
+        return paths[0]
 
     def file(self, folder: str, name: str, *suffixes: str) -> pathlib.Path:
         """A media file by its name; the first suffix whose file exists, or else the first of all."""
@@ -90,13 +100,13 @@ class Source:
         return self.file(folder, name, ".mp3", ".wav") if (self.root / folder).is_dir() else None
 
     def read_text(self, entry: Entry, path: pathlib.Path) -> str:
-        """A text file that belongs to an annotation.
+        """A text file that belongs to an annotation; its lines end as on Unix, wherever it was written.
 
         Raises:
             BadEntry: missing, unreadable, not UTF-8 or blank.
         """
         try:
-            text = path.read_bytes().decode("utf-8-sig").strip()
+            text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").strip()
         except FileNotFoundError:
             raise entry.bad(f"no text {self._short(path)}") from None
         except OSError as error:
@@ -110,7 +120,8 @@ class Source:
     def _short(self, path: pathlib.Path) -> str:
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
-    def _layout(self) -> str:
+    def layout(self) -> str:
+        """What the task expects below the root, for messages."""
         lines = "\n".join(f"  {line}" for line in self.spec.layout.strip().splitlines())
         return f"{self.spec.name} expects below {self.root}:\n{lines}"
 
@@ -133,35 +144,44 @@ class Source:
             yield Entry(value, source)
 
     def csv_entries(
-        self, path: pathlib.Path, columns: Sequence[str], *, delimiter: str = ","
+        self, path: pathlib.Path, columns: Sequence[str], *, delimiter: str = ",", id: str | None = None
     ) -> Iterator[Entry | Reject]:
-        """The lines of a table.
+        """The lines of a table, without blank ones.
 
         A first line of column names, in any order and with further columns, is used and left out; without it, the
         columns are `columns`. Lines are read one by one, so that a quote that is never closed costs only its own line.
+
+        Args:
+            path: of the table.
+            columns: that it must have.
+            delimiter: between two cells.
+            id: the column that names what a line is about. Rejects have it as their id as far as it can be read.
         """
         try:
             lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
         except OSError as error:
             raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from error
-        names = list(columns)
+        names, first = list(columns), True
         for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             source = f"{self._short(path)}:{number}"
+            may_be_names, first = first, False
+            about = "" if id is None else _cell(line, names.index(id), delimiter)
             try:
                 cells = next(csv.reader([line.decode()], delimiter=delimiter, strict=True), [])
             except UnicodeDecodeError as error:
-                yield self.reject("", source, f"not UTF-8 at byte {error.start} of the line")
+                yield self.reject(about, source, f"not UTF-8 at byte {error.start} of the line")
                 continue
             except csv.Error as error:
-                yield self.reject("", source, f"{error}: {line[:80].decode(errors='replace')!r}")
+                yield self.reject(about, source, f"{error}: {line[:80].decode(errors='replace')!r}")
                 continue
-            if number == 1 and set(columns) <= {c.strip() for c in cells}:
+            if may_be_names and set(columns) <= {c.strip() for c in cells}:
                 names = [c.strip() for c in cells]
             elif len(cells) != len(names):
-                if cells:
-                    shown = line[:80].decode(errors="replace")
-                    reason = f"expected {len(names)} columns ({', '.join(names)}), found {len(cells)}: {shown!r}"
-                    yield self.reject("", source, reason)
+                shown = line[:80].decode(errors="replace")
+                reason = f"expected {len(names)} columns ({', '.join(names)}), found {len(cells)}: {shown!r}"
+                yield self.reject(about, source, reason)
             else:
                 yield Entry(dict(zip(names, cells)), source)
 
@@ -226,8 +246,8 @@ class Source:
                 continue
             try:
                 id = key(entry)
-            except BadEntry as error:
-                yield self.reject("", entry.source, str(error))
+            except _ODD as error:
+                yield self._odd("", entry, error)
                 continue
             if id is None:
                 continue
@@ -244,8 +264,8 @@ class Source:
                     new = [ask for ask in found if isinstance(ask, Ask)]
                     for ask in new:
                         self._check(together[0], ask, taken)
-                except BadEntry as error:
-                    yield self.reject(id, error.entry.source, str(error))
+                except _ODD as error:
+                    yield self._odd(id, together[0], error)
                     continue
                 yield from (reject for reject in found if isinstance(reject, Reject))
                 taken.update((ask.id, together[0].source) for ask in new)
@@ -254,8 +274,8 @@ class Source:
                 continue
             try:
                 files = media(id, members[0])
-            except BadEntry as error:
-                yield self.reject(id, error.entry.source, str(error))
+            except _ODD as error:
+                yield self._odd(id, members[0], error)
                 continue
             masks: dict[pathlib.Path, int] = {}
             if mask is not None:
@@ -271,6 +291,12 @@ class Source:
                 source=members[0].source,
                 **files,
             )
+
+    def _odd(self, id: str, entry: Entry, error: Exception) -> Reject:
+        """What became of an annotation that raised an error."""
+        if isinstance(error, BadEntry):
+            return self.reject(id, error.entry.source, str(error))
+        return self.reject(id, entry.source, f"{type(error).__name__}: {error}")
 
     def _check(self, entry: Entry, ask: Ask, taken: Mapping[str, str]) -> None:
         """Refuses an id that was there before, and a row without prompt, target or answer."""
@@ -291,3 +317,21 @@ class Source:
             self.spec.prompt(row, wording)
             self.spec.target(row, wording)
         self.spec.answer(row)
+
+
+def _exists(path: pathlib.Path) -> bool:
+    """Whether a file is there; none has a path that is too long."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _cell(line: bytes, index: int, delimiter: str) -> str:
+    """A cell of a line that may be malformed, or written with another delimiter; empty if it cannot be read."""
+    mark = delimiter.encode()
+    cells = line.split(mark) if mark in line else re.split(rb"[\s,;]+", line.strip())
+    try:
+        return cells[index].decode().strip(' "')
+    except (IndexError, UnicodeDecodeError):
+        return ""

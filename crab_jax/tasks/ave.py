@@ -88,9 +88,10 @@ def clips(root: pathlib.Path, split: str) -> Iterator[Clip | Reject]:
     """One clip and one ask per video; several annotations of one video are several events in its answer.
 
     The question is the same for all of them, so asked separately they would contradict each other. An annotation that
-    cannot be used costs its video, whose answer would be incomplete.
+    cannot be used costs its video, whose answer would be incomplete; so does one whose time overlaps that of another
+    of the same event, which contradicts it.
 
-    Source: specification 9.2.
+    Source: specification 9.2; overlapping times are silent there.
     """
     source = Source(SPEC, root, split)
     texts = source.find("AVE_Dataset/converted_label") if split == "train" else None
@@ -101,11 +102,16 @@ def clips(root: pathlib.Path, split: str) -> Iterator[Clip | Reject]:
         for entry in entries:
             times = entry.seconds("start_time", "end_time", length=_MEDIA.seconds)
             event = Event(entry.one_of("event", AVE_EVENTS), *times)
+            said = f"{event.name}, {times[0]} to {times[1]} s,"
             if event in events:
-                yield source.reject(vid, entry.source, f"{event.name}, {times[0]} to {times[1]} s, stands here twice")
-            else:
-                events.append(event)
-                raw.append(dict(entry.fields))
+                yield source.reject(vid, entry.source, f"{said} stands here twice")
+                continue
+            for other in events:
+                if other.name == event.name and other.start_s < event.end_s and event.start_s < other.end_s:
+                    before = f"{other.start_s} to {other.end_s} s"
+                    raise entry.bad(f"{said} overlaps {before} of the same video; expected times of one event apart")
+            events.append(event)
+            raw.append(dict(entry.fields))
         text = source.read_text(entries[0], texts / f"{vid}.txt") if texts else ""
         row = Row(events=tuple(sorted(events, key=lambda e: e.start_s)), label_text=text)
         yield Ask(id=vid, row=row, raw={"annotations": raw} if len(raw) > 1 else raw[0])

@@ -124,10 +124,12 @@ def _list(entry: Entry, field: str) -> list[str]:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
             raise entry.bad(f"field {field!r}: expected a list of strings, found {value[:60]!r}") from error
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
         raise entry.bad(f"field {field!r}: expected a list of strings, found {kind(value)}")
+    if odd := [v for v in value if any("\ud800" <= c <= "\udfff" for c in v)]:
+        raise entry.bad(f"field {field!r}: {odd[0][:60]!r} cannot be written as UTF-8")
     return list(value)
 
 

@@ -51,7 +51,10 @@ def clips(spec: TaskSpec, root: pathlib.Path, split: str, *, file: str, field: s
 
     def key(entry: Entry) -> str:
         written = entry.path(field)
-        id = str(pathlib.PurePosixPath(written).with_suffix("")).strip("/").replace("/", "__")
+        path = pathlib.PurePosixPath(written)
+        if path.name in ("", ".."):
+            raise entry.bad(f"field {field!r}: expected the path of a file, found {written!r}")
+        id = str(path.with_suffix("")).strip("/").replace("/", "__")
         if taken.setdefault(id, written) != written:
             raise entry.bad(f"field {field!r}: {written!r} and {taken[id]!r} differ too little for two ids")
         return id

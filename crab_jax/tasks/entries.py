@@ -7,6 +7,7 @@ of a data set differ and nothing is lost: `"3"` and `3.0` are the whole number 3
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -93,11 +94,14 @@ class Entry:
     def number(self, field: str) -> float:
         """A number."""
         value = self.value(field)
-        if isinstance(value, str) and _NUMBER.fullmatch(value):
-            return float(value)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self.bad(f"field {field!r}: expected a number, found {kind(value)}")
-        return float(value)
+        if type(value) in (int, float) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
+            try:
+                number = float(value)
+            except OverflowError:
+                number = math.inf
+            if math.isfinite(number):
+                return number
+        raise self.bad(f"field {field!r}: expected a number, found {kind(value)}")
 
     def as_whole(self, value: Any, what: str) -> int:
         """A value of this annotation as a whole number; `what` names it in the message."""

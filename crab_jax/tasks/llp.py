@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Iterable
 
 from crab_jax.tasks.annotations import Source
 from crab_jax.tasks.answers import AudioVisualEvents, Event
@@ -37,6 +38,14 @@ class Truth:
             return None
         return AudioVisualEvents(*(tuple(sorted(e, key=lambda e: (e.start_s, e.name))) for e in (audio, visual)))
 
+    def lose(self, line: Reject) -> None:
+        """Notes a line that cannot be used, and its video, as far as the line names it."""
+        if line.id:
+            self.broken.add(line.id)
+            because = "the video is left out, because what is known about it is incomplete"
+            line = dataclasses.replace(line, reason=f"{line.reason}; {because}")
+        self.rejects.append(line)
+
 
 def names(entry: Entry) -> set[str]:
     """What the tables may call the video of an annotation."""
@@ -52,7 +61,7 @@ def read_truth(source: Source, *, folder: str, seconds: int) -> Truth | None:
         seconds: length of the videos.
 
     Raises:
-        AnnotationError: only one of the two is there, or one cannot be read.
+        AnnotationError: only one of the two is there, or one cannot be read or has no line that can be used.
     """
     paths = {kind: source.find_any(f"{folder}/AVVP_eval_{kind}.csv") for kind in ("audio", "visual")}
     if not any(paths.values()):
@@ -63,26 +72,46 @@ def read_truth(source: Source, *, folder: str, seconds: int) -> Truth | None:
         raise AnnotationError(f"{missing}: no such file, but {there.name} is there; both are needed")
     truth = Truth()
     for kind, path in paths.items():
-        table = getattr(truth, kind)
-        for entry in source.csv_entries(path, COLUMNS, delimiter=_delimiter(path)):
+        table, before = getattr(truth, kind), len(truth.rejects)
+        for entry in source.csv_entries(path, COLUMNS, delimiter=_delimiter(path), id="filename"):
             if isinstance(entry, Reject):
-                truth.rejects.append(entry)
+                truth.lose(dataclasses.replace(entry, id=_stem(entry.id)))
                 continue
             video = _stem(str(entry.fields["filename"]).strip())
             try:
+                entry.text("filename")
                 name = entry.one_of("event_labels", AVVP_EVENTS)
-                table.setdefault(video, []).append(Event(name, *entry.seconds("onset", "offset", length=seconds)))
+                event = Event(name, *entry.seconds("onset", "offset", length=seconds))
             except BadEntry as error:
-                truth.broken.add(video)
-                reason = f"{error}; the video is left out, because what is known about it is incomplete"
+                truth.lose(source.reject(video, entry.source, str(error)))
+                continue
+            events = table.setdefault(video, [])
+            if event in events:
+                reason = f"{name}, {event.start_s} to {event.end_s} s, stands here twice; it counts once"
                 truth.rejects.append(source.reject(video, entry.source, reason))
+            else:
+                events.append(event)
+        # Names of columns and nothing below them: nobody is heard (or seen) in any of the videos.
+        if not table and (len(truth.rejects) > before or not _starts_with(path, COLUMNS)):
+            unfit = "".join(f"; {r.source}: {r.reason}" for r in truth.rejects[before : before + 1])
+            expected = f"expected a line for each event ({', '.join(COLUMNS)})"
+            raise AnnotationError(f"{path}: {expected}, found none that can be used{unfit}\n{source.layout()}")
     return truth
 
 
+def _starts_with(path: pathlib.Path, columns: Iterable[str]) -> bool:
+    return all(name.encode() in _first_line(path) for name in columns)
+
+
 def _delimiter(path: pathlib.Path) -> str:
+    return "\t" if b"\t" in _first_line(path) else ","
+
+
+def _first_line(path: pathlib.Path) -> bytes:
+    """The first one that is not blank; empty if there is none."""
     try:
         with path.open("rb") as file:
-            return "\t" if b"\t" in file.readline() else ","
+            return next((line for line in file if line.removeprefix(b"\xef\xbb\xbf").strip()), b"")
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from error
 

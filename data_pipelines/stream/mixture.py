@@ -151,7 +151,13 @@ def _shares(names: Sequence[str], weights: Mapping[str, float] | None) -> list[F
         return [Fraction(1)]
     if unknown := sorted(set(weights) - set(names)):
         raise StreamError(f"weights: {unknown[0]!r} is no source; there are {', '.join(names)}")
-    exact = [Fraction(weights.get(name, 0)) for name in names]
+    exact = []
+    for name in names:
+        try:
+            exact.append(Fraction(weights.get(name, 0)))
+        except (ValueError, TypeError, ArithmeticError) as error:
+            found = f"found {weights[name]!r:.60} for {name}"
+            raise StreamError(f"weights: expected numbers from 0 up, {found}") from error
     if min(exact) < 0 or not sum(exact):
         raise StreamError(f"weights: expected numbers from 0 up and one above 0, found {dict(weights)}")
     return [w / sum(exact) for w in exact]
