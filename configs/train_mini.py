@@ -9,7 +9,8 @@ as in the published recipe, and why:
 * nothing here is pretrained. Eye, ear, projectors and mask decoder come from `launch/pretrain_parts.py`; eye and ear
   are frozen from then on, as CLIP and BEATs are; the language model has to learn to speak in the stages themselves, so
   it is trained as a whole, not by LoRA alone;
-* the joint stage also has the mask losses: states of mask tokens learn nothing about pixels from text alone.
+* between the joint stage and the last two, `launch.bridge` puts into the mask decoder what the states of mask tokens
+  mean; the last two train the decoder alone, not the vocabulary, so that they go on meaning it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,12 @@ from ml_collections import ConfigDict
 
 _SPEAKS = r"llama/.*"
 _SEES, _HEARS, _DRAWS = r"vl_projector/.*", r"al_projector/.*", r"mask_decoder/(?!pe/).*"
-_VOCABULARY = (r"llama/embed/.*", r"llama/head/.*")
 _EYE, _EAR = ("eye.safetensors", "vl_projector.safetensors"), ("ear.safetensors", "al_projector.safetensors")
-_BEFORE = (*_EYE, *_EAR, "visual_pretrain", "audio_pretrain")
-_ALL = (*_BEFORE, "finetune_words", "decoder.safetensors", "seg_pretrain")
+_BEFORE = (*_EYE, *_EAR, "decoder.safetensors", "visual_pretrain", "audio_pretrain", "seg_pretrain")
+_POINTS = (*_BEFORE, "finetune", "bridge.safetensors")
 
 # Stage → what it starts from, what it trains, steps, peak learning rate, rows of a step, layout of a row, shares of the
-# sources, heads of the mask losses. The joint stage begins with words alone, which costs half: a language model that
-# cannot name what sounds cannot tell the mask decoder either.
+# sources, heads of the mask losses.
 STAGES = {
     "visual_pretrain": dict(
         start=_EYE, train=(_SPEAKS, _SEES), steps=800, rate=1e-3, rows=4, heads=(),
@@ -37,30 +36,26 @@ STAGES = {
         start=(*_EYE, *_EAR, "visual_pretrain"), train=(_SPEAKS, _HEARS), steps=600, rate=1e-3, rows=4, heads=(),
         layout=dict(tokens=256, frames=0, windows=20, patch_rows=6, masks=0), shares={"pretrain-audio": 1},
     ),
-    "finetune_words": dict(
-        start=_BEFORE, train=(_SPEAKS, _SEES, _HEARS), steps=900, rate=1e-3, rows=2, heads=(),
-        layout=dict(tokens=352, frames=12, windows=12, patch_rows=12, masks=0),
-        shares={"avqa": 12, "ave": 12, "avvp": 12, "avcap": 8, "arig": 12},
-    ),
     "seg_pretrain": dict(
-        start=(*_BEFORE, "finetune_words", "decoder.safetensors"), train=(_SPEAKS, _SEES, _DRAWS), steps=400, rate=1e-3,
-        rows=4, heads=("binary",), layout=dict(tokens=320, frames=3, windows=0, patch_rows=6, masks=3),
+        start=_BEFORE[:-1], train=(_SPEAKS, _SEES, _DRAWS), steps=300, rate=1e-3, rows=4, heads=("binary",),
+        layout=dict(tokens=320, frames=3, windows=0, patch_rows=6, masks=3),
         shares={"pretrain-seg": 2, "pretrain-image": 1},
     ),
     "finetune": dict(
-        start=_ALL, train=(_SPEAKS, _SEES, _HEARS, _DRAWS), steps=2600, rate=1e-3, rows=4,
-        heads=("binary", "semantic"), layout=dict(tokens=352, frames=12, windows=12, patch_rows=12, masks=2),
+        start=_BEFORE, train=(_SPEAKS, _SEES, _HEARS), steps=2300, rate=1e-3, rows=4, heads=(),
+        layout=dict(tokens=400, frames=12, windows=12, patch_rows=12, masks=2),
         shares={
             "avqa": 12, "ave": 12, "avvp": 12, "avcap": 8, "arig": 12, "s4": 12, "ms3": 10, "avss": 10, "ref-avs": 12,
         },
     ),
+    # The language model stays as `launch.bridge` has found it.
     "finetune_avs": dict(
-        start=(*_ALL, "finetune"), train=(_DRAWS, *_VOCABULARY), steps=100, rate=5e-4, rows=2, heads=("binary",),
+        start=_POINTS, train=(_DRAWS,), steps=300, rate=1e-3, rows=2, heads=("binary",),
         layout=dict(tokens=512, frames=5, windows=14, patch_rows=6, masks=5), shares={"s4": 2, "ms3": 2, "ref-avs": 1},
     ),
     "finetune_avss": dict(
-        start=(*_ALL, "finetune"), train=(_DRAWS, *_VOCABULARY), steps=100, rate=5e-4, rows=2,
-        heads=("semantic",), layout=dict(tokens=512, frames=5, windows=5, patch_rows=6, masks=5), shares={"avss": 1},
+        start=_POINTS, train=(_DRAWS,), steps=300, rate=1e-3, rows=2, heads=("semantic",),
+        layout=dict(tokens=512, frames=5, windows=5, patch_rows=6, masks=5), shares={"avss": 1},
     ),
 }  # fmt: skip
 
@@ -85,8 +80,7 @@ def get_config(arg: str = "visual_pretrain") -> ConfigDict:
     if name not in STAGES:
         raise ValueError(f"config argument {name!r}: expected one of {', '.join(STAGES)}")
     stage = STAGES[name]
-    file = "finetune" if name == "finetune_words" else name
-    config = importlib.import_module(f"configs.{file}").get_config("model=mini").copy_and_resolve_references()
+    config = importlib.import_module(f"configs.{name}").get_config("model=mini").copy_and_resolve_references()
     config.unlock()
     config.stage.start = tuple(f"{given['runs']}/{earlier}" for earlier in stage["start"])
     config.stage.train = stage["train"]
@@ -98,7 +92,7 @@ def get_config(arg: str = "visual_pretrain") -> ConfigDict:
     config.loss.heads = stage["heads"]
     config.compute.update(dtype="float32", frozen_dtype="float32", remat="none", logit_chunks=1)
     config.run.update(seed=1, rows=stage["rows"], steps=max(1, round(stage["steps"] * float(given["scale"]))))
-    if file == "finetune":  # every clip comes several times
+    if name == "finetune":  # every clip comes several times
         for projector in ("vl_projector", "al_projector"):
             config.model[projector].dropout = 0.1
     # A long warm-up: while the rate is high and the pictures still say nothing, projectors learn to be constant.

@@ -118,7 +118,7 @@ def training(trial: Trial, args: argparse.Namespace) -> list[str]:
 
 
 # A row holds one ten-second clip and what fits beside it, see configs/train_mini.py.
-LAYOUT = dict(tokens=352, frames=12, windows=12, patch_rows=12, masks=2)
+LAYOUT = dict(tokens=400, frames=12, windows=12, patch_rows=12, masks=2)
 
 
 def _run(trial: Trial, args: argparse.Namespace) -> pathlib.Path:

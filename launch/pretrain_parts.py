@@ -281,6 +281,11 @@ def al_projector(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable,
     return start, loss
 
 
+def codes(width: int) -> jax.Array:
+    """What stands for each kind before a language model has a say: float32 [kinds width]."""
+    return jax.random.normal(jax.random.key(0), (len(_NAMES), width))
+
+
 def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Callable, Callable]:
     """How it starts, its loss with how much of the masks it finds, and what the eye makes of pictures.
 
@@ -289,7 +294,7 @@ def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Call
     # Masks are compared where they are drawn: the last enlargement has no weights, and costs most.
     sizes = dataclasses.replace(config.mask_decoder, image_size=config.mask_decoder.low_res)
     module, clip, kinds = MaskDecoder(sizes, jnp.float32), Clip(config.clip), len(_NAMES)
-    codes = jax.random.normal(jax.random.key(0), (kinds, sizes.in_features))
+    known = codes(sizes.in_features)
     labels = jnp.asarray([0, *(KINDS[name].label for name in _NAMES)])
 
     def look(pictures, classes, placed):
@@ -314,7 +319,7 @@ def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Call
         turn = jnp.arange(PROMPTS)[:, None] % jnp.maximum(there.sum(-1), 1)[:, None, None]  # [B N 1]
         more = jax.random.uniform(other, (len(there), PROMPTS, kinds)) < 0.15
         named = (there[:, None] & ((place == turn) | more)).reshape(-1, kinds)  # [B·N K]
-        code = named @ codes / jnp.sqrt(jnp.maximum(named.sum(-1, keepdims=True), 1))
+        code = named @ known / jnp.sqrt(jnp.maximum(named.sum(-1, keepdims=True), 1))
         states = code[:, None] + 0.3 * jax.random.normal(noise, (len(code), sizes.mask_tokens, code.shape[-1]))
         again = jnp.repeat(features.astype(jnp.float32), PROMPTS, axis=0)
         classes = jnp.repeat(classes, PROMPTS, axis=0)

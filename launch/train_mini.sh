@@ -87,12 +87,15 @@ crab data build pretrain-image pretrain-seg pretrain-audio avqa ave avvp arig s4
 
 both "part vl_projector 5000 4500 --rows 48 --rate 2e-3 --encoder $RUNS/eye.safetensors" \
   "part al_projector 2500 2500 --rows 32 --rate 2e-3 --encoder $RUNS/ear.safetensors"
-both "stages visual_pretrain audio_pretrain finetune_words" \
+both "stages visual_pretrain audio_pretrain" \
   "part decoder 2500 1500 --rows 8 --rate 2e-3 --encoder $RUNS/eye.safetensors"
 say "stage seg_pretrain"
 stage seg_pretrain 2
 say "stage finetune"
 stage finetune 2
+say "what the states of mask tokens mean"
+[ -f "$RUNS/bridge.safetensors" ] || python -m launch.bridge --run "$RUNS/finetune" \
+  --decoder "$RUNS/decoder.safetensors" --shards "$RUNS/shards" --out "$RUNS/bridge.safetensors"
 both "stage finetune_avs 1" "stage finetune_avss 1"
 
 say "weights"
