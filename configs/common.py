@@ -27,9 +27,9 @@ class Argument:
     Every stage knows these names; a stage may know more.
 
         preset   recommended | reference: the published recipe with its surprises | smoke: three steps of the tiny model
-        model    published | bench_mid | tiny | base (the sizes of the weights folder)
-        heads    LoRA heads of the sizes in `model`
-        train    stage | full (every weight, for small models) | lora (plain LoRA: one head and no router)
+        model    published | bench_mid | tiny | base (all of the weights folder: sizes, LoRA, how its dropout is drawn)
+        heads    LoRA heads of the sizes in `model`, unless that is base
+        train    stage | full (every weight, for small models) | lora (plain LoRA: one head, no router; not with base)
         tasks    all, or some of the stage's, joined by +
     """
 
@@ -42,18 +42,27 @@ class Argument:
             "tasks": "all",
             **defaults,
         }
+        given = set()
         for item in filter(None, text.split(",")):
             name, equals, value = item.partition("=")
             if name not in known or not equals:
                 raise ValueError(f"config argument {item!r}: expected NAME=VALUE with one of {', '.join(known)}")
+            if name in given:
+                raise ValueError(f"config argument {item!r}: {name} is given twice in {text!r}")
+            given.add(name)
             if isinstance(known[name], int):
                 if not value.isdigit():
                     raise ValueError(f"config argument {item!r}: expected a whole number")
                 known[name] = int(value)
             else:
                 known[name] = value
-        if known["preset"] == "smoke" and "model=" not in text:
+        if known["preset"] == "smoke" and "model" not in given:
             known["model"] = "tiny"
+        if known["model"] == "base" and ("heads" in given or known["train"] == "lora"):
+            raise ValueError(
+                f"config argument {text!r}: model=base has the LoRA heads of the weights folder; leave heads and "
+                "train=lora out, or name the sizes (such as model=published)"
+            )
         self._values = known
         self.one_of("preset", "recommended", "reference", "smoke")
         self.one_of("train", "stage", "full", "lora")

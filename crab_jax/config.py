@@ -110,6 +110,19 @@ def check_positive(where: str, config: Any, *names: str) -> None:
             raise ConfigError(f"{where}: {name} is {value!r}, expected a finite number above 0")
 
 
+def check_path(where: str, path: str) -> None:
+    """For what is read and written as files: no address of a bucket, of which `pathlib` would make a folder `gs:`.
+
+    Raises:
+        ConfigError: it has `://`.
+    """
+    if "://" in path:
+        raise ConfigError(
+            f"{where} is {path}, expected a path: buckets are not read by their address. Mount it on every host "
+            '(gcsfuse) and give the path that it has there; see "Starting it" in docs/plan.md'
+        )
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """The dataclass as plain JSON types; `build(type(config), to_dict(config)) == config`."""
     plain = dataclasses.asdict(config)

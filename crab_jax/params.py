@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from crab_jax.config import ConfigError
+
 Flat = dict[str, Any]
 
 
@@ -42,12 +44,16 @@ def split(flat: Mapping[str, Any], patterns: Iterable[str]) -> tuple[Flat, Flat]
     """Two dicts: paths that fully match one of `patterns`, and the rest.
 
     Raises:
-        ValueError: a pattern matches nothing.
+        ConfigError: a pattern matches nothing.
     """
     patterns = list(patterns)
     for pattern in patterns:
         if not any(re.fullmatch(pattern, path) for path in flat):
-            raise ValueError(f"the pattern {pattern!r} matches none of the {len(flat)} parameter paths")
+            parts = ", ".join(dict.fromkeys(path.split("/", 1)[0] for path in flat))
+            raise ConfigError(
+                f"the pattern {pattern!r} matches none of the {len(flat)} parameter paths, which begin with one of "
+                f"{parts}; see stage.train and stage.fresh"
+            )
     chosen = {path for path in flat if any(re.fullmatch(pattern, path) for pattern in patterns)}
     return {p: x for p, x in flat.items() if p in chosen}, {p: x for p, x in flat.items() if p not in chosen}
 

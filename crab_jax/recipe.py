@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Literal
 
-from crab_jax.config import ConfigError, check_sizes
+from crab_jax.config import ConfigError, check_path, check_sizes
 from crab_jax.layout import Layout
 from crab_jax.model import CrabConfig
 from crab_jax.system import ComputeConfig, LossConfig
@@ -45,6 +46,15 @@ class Stage:
     def __post_init__(self):
         if not self.train:
             raise ConfigError("stage.train: no pattern, so nothing would be trained")
+        for name in ("train", "fresh"):
+            for pattern in getattr(self, name):
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ConfigError(f"stage.{name}: {pattern!r} is no regular expression ({error})") from error
+        check_path("stage.base", self.base)
+        for run in self.start:
+            check_path("stage.start", run)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +98,9 @@ class Data:
         check_sizes("data", self, ("seed", "max_skipped", "workers"), least=0)
         if wrong := [s for s in self.sources if s.count("/") != 1] or not self.sources:
             raise ConfigError(f"data.sources: expected task/split, such as avqa/train, found {wrong or 'none'}")
+        if unknown := [s for s in self.sources if s.partition("/")[0] not in ALL]:
+            raise ConfigError(f"data.sources: {unknown[0]!r} is of no known task; known: {', '.join(ALL)}")
+        check_path("data.shards", self.shards)
         if self.weights and len(self.weights) != len(self.sources):
             raise ConfigError(
                 f"data.weights: {len(self.weights)} of them for {len(self.sources)} sources; give one each, or none"
@@ -120,9 +133,9 @@ class Recipe:
             raise ConfigError("data.layout.masks is 0, but loss.heads asks for mask losses; give room for masks")
         # A mask whose head is missing has no loss: the step would be NaN.
         for source in self.data.sources if self.loss.heads else ():
-            spec = ALL.get(source.partition("/")[0])
-            kind = "semantic" if spec and spec.semantic else "binary"
-            if spec and spec.needs_masks and kind not in self.loss.heads:
+            spec = ALL[source.partition("/")[0]]
+            kind = "semantic" if spec.semantic else "binary"
+            if spec.needs_masks and kind not in self.loss.heads:
                 raise ConfigError(
                     f"loss.heads is {tuple(self.loss.heads)}, but {source} has {kind} masks; add {kind!r} or leave "
                     "the source out (data.sources)"

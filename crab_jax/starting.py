@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from crab_jax import checkpoint, model
 from crab_jax.backbones.mask_decoder import PE_TENSORS
-from crab_jax.config import to_dict
+from crab_jax.config import ConfigError, to_dict
 from crab_jax.convert.safetensors_format import read_safetensors
 from crab_jax.convert.tensors import SourceError
 from crab_jax.convert.unsaved import candidates
@@ -81,7 +81,7 @@ def starting_params(stage: Stage, config: CrabConfig, mesh: Mesh, *, frozen_dtyp
 
     Raises:
         CheckpointError: something is nowhere to be found or has another shape; everything wrong is listed.
-        ValueError: a pattern that matches nothing.
+        ConfigError: a pattern that matches nothing, or encoders that get no gradient.
         crab_jax.sharding.ShardingError: a parameter that does not fit the mesh.
     """
     shapes = shapes_of(config)
@@ -89,7 +89,7 @@ def starting_params(stage: Stage, config: CrabConfig, mesh: Mesh, *, frozen_dtyp
     chosen, _ = split(shapes, stage.train)
     fresh = set(split(shapes, stage.fresh)[0]) if stage.fresh else set()
     if not stage.train_encoders and (barred := [p for p in chosen if p.startswith(("clip/", "beats/"))]):
-        raise ValueError(
+        raise ConfigError(
             f"stage.train matches {barred[0]} and {len(barred) - 1} more of the encoders; no gradient reaches them "
             "unless stage.train_encoders is True"
         )

@@ -1,6 +1,8 @@
-# Makes the virtual environment of this checkout and installs the project into it. Sourced by quickstart.sh and test.sh.
+# Makes the virtual environment of this checkout and installs the project into it. Sourced by quickstart.sh, test.sh and,
+# on the workers of a TPU, for tpu_pod.sh.
 #
 #   environment EXTRAS     e.g. environment ""  or  environment "[test]"
+#   bring_python           before it: gets a Python where there is none that is new enough
 #
 # PYTHON   the interpreter to start from (default: the first of python3, python3.13, 3.12, 3.11 that is new enough)
 # VENV     where the environment goes (default: .venv in the checkout)
@@ -19,6 +21,16 @@ find_python() {
   done
   echo "error: no Python 3.11 or newer found; install one, or set PYTHON=/path/to/python" >&2
   exit 1
+}
+
+# Sets PYTHON where no Python here is new enough and can make environments, as on images of TPU VMs: uv brings one.
+bring_python() {
+  local python
+  if python="$(find_python 2>/dev/null)" && "$python" -c 'import ensurepip' 2>/dev/null; then return; fi
+  echo "== bringing Python 3.12 with uv: nothing here is Python 3.11 or newer and can make environments"
+  PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --disable-pip-version-check --user "uv>=0.5,<1" || return
+  UV_PYTHON_PREFERENCE=only-managed python3 -m uv python install --quiet 3.12 || return
+  PYTHON="$(UV_PYTHON_PREFERENCE=only-managed python3 -m uv python find 3.12)"
 }
 
 environment() {

@@ -36,13 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sub = kinds.add_parser(kind)
         sub.add_argument("--name", required=True, type=_name, help="of the job")
         sub.add_argument("--submit", action="store_true", help="hand it over instead of printing it")
-        sub.add_argument("--grace", type=int, default=300, metavar="SECONDS", help="time to save (%(default)s)")
+        sub.add_argument("--grace", type=_positive, default=300, metavar="SECONDS", help="time to save (%(default)s)")
         sub.add_argument("command", nargs="+", metavar="-- COMMAND")
         if kind == "slurm":
-            sub.add_argument("--nodes", type=int, required=True)
-            sub.add_argument("--gpus", type=int, required=True, help="of one node")
-            sub.add_argument("--cpus", type=int, default=32, help="of one node (%(default)s)")
-            sub.add_argument("--time", default="24:00:00", help="%(default)s")
+            sub.add_argument("--nodes", type=_positive, required=True)
+            sub.add_argument("--gpus", type=_positive, required=True, help="of one node")
+            sub.add_argument("--cpus", type=_positive, default=32, help="of one node (%(default)s)")
+            sub.add_argument("--time", type=_time, default="24:00:00", help="%(default)s")
             sub.add_argument("--tree", default=".", help="the checkout, where all nodes see it (%(default)s)")
             sub.add_argument(
                 "--sbatch", action="append", default=[], metavar="OPTION", help="further, such as partition=gpu"
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             sub.add_argument("--image", required=True, help="a container with this project and its extra [tpu]")
             sub.add_argument("--topology", required=True, help="such as v5e:16x16")
-            sub.add_argument("--restarts", type=int, default=100, help="at most (%(default)s)")
+            sub.add_argument("--restarts", type=_count, default=100, help="at most (%(default)s)")
         if kind == "xpk":
             sub.add_argument("--cluster", required=True)
     args = parser.parse_args(argv)
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def gke(args: argparse.Namespace) -> str:
     """The YAML of a JobSet."""
     where = Slice.parse(args.topology)
-    per_host = min(CHIPS_PER_HOST, where.chips)
+    per_host = _chips_per_host(where)
     return _filled(
         "gke_job.yaml",
         name=args.name,
@@ -88,6 +88,7 @@ def gke(args: argparse.Namespace) -> str:
 def xpk(args: argparse.Namespace) -> list[str]:
     """The command that starts the same with XPK."""
     where = Slice.parse(args.topology)
+    _chips_per_host(where)
     kind, per_chip = XPK[where.chip.name]
     return [
         "xpk", "workload", "create", f"--workload={args.name}", f"--cluster={args.cluster}",
@@ -105,6 +106,7 @@ def slurm(args: argparse.Namespace) -> str:
         name=args.name,
         nodes=args.nodes,
         gpus=args.gpus,
+        devices=",".join(map(str, range(args.gpus))),
         cpus=args.cpus,
         time=args.time,
         grace=args.grace,
@@ -123,6 +125,34 @@ def _hand_over(taker: list[str], text: str | None, submit: bool) -> int:
         sys.stdout.write(f"{shlex.join(taker)}\n" if text is None else text)
         return 0
     return subprocess.run(taker, input=text, text=True, check=False).returncode
+
+
+def _chips_per_host(where: Slice) -> int:
+    if where.chips > 1 and where.chips % CHIPS_PER_HOST:
+        raise TopologyError(
+            f"topology {where.name}: {where.chips} chips, expected 1 or a multiple of {CHIPS_PER_HOST}: those of a host"
+        )
+    return min(CHIPS_PER_HOST, where.chips)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 0 on")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not _count(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 on")
+    return int(text)
+
+
+def _time(text: str) -> str:
+    if not re.fullmatch(r"\d+(:\d\d){0,2}|\d+-\d\d?(:\d\d){0,2}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected a time of Slurm, such as 90 (minutes), 24:00:00 or 2-12:00:00 (with days)"
+        )
+    return text
 
 
 def _name(text: str) -> str:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A training run on GPU nodes. Filled in by `python -m launch.job slurm`.
-# One process per node drives all of its GPUs; JAX finds the others through Slurm. Some minutes before its time is up
-# Slurm sends SIGTERM: the run saves and ends with exit code 75, and this job goes back into the queue.
+# One process per node drives all of its GPUs: JAX would give it only the first, so they are named below. It finds the
+# other nodes through Slurm. Some minutes before its time is up Slurm sends SIGTERM: the run saves and ends with exit code
+# 75, and this job goes back into the queue.
 #SBATCH --job-name=$name
 #SBATCH --nodes=$nodes
 #SBATCH --ntasks-per-node=1
@@ -16,6 +17,7 @@ $extra
 set -uo pipefail
 cd $tree
 export PATH="$$PWD/.venv/bin:$$PATH"
+export JAX_LOCAL_DEVICE_IDS=$devices
 rc=0
 srun --kill-on-bad-exit=0 $command || rc=$$?
 if [ "$$rc" -eq 75 ]; then

@@ -2,7 +2,7 @@
 # Runs one command on every worker of a TPU VM pod, and again after a pre-emption.
 #
 #   bash launch/tpu_pod.sh --name crab --zone us-west4-a [OPTIONS] -- \
-#       python -m launch.train --config configs/finetune.py --workdir gs://BUCKET/runs/joint
+#       python -m launch.train --config configs/finetune.py --workdir /mnt/runs/joint
 #
 #   --name NAME         of the TPU
 #   --zone ZONE         where it is
@@ -12,18 +12,28 @@
 #   --version VERSION   its software (default: the one for TYPE)
 #   --spot              cheaper, and may be taken away
 #   --folder FOLDER     of the copy of this tree on the workers (default: crab_jax)
+#   --setup COMMAND     run on every worker before each start, such as one that mounts a bucket
 #   --restarts N        at most so many (default: 100)
+#   --pause SECONDS     before another attempt to make the TPU or to install (default: 60)
 #   --dry-run           print every command of gcloud and do nothing
 #
-# Copies this tree (what git tracks of it, if it is a checkout), installs it with the extra [tpu] into .venv, and runs COMMAND there. Training ends
-# with exit code 75 when it was asked to stop and has saved: the same command is started again. Any other code ends this
-# script with it. Checkpoints must lie where a new machine finds them: a bucket, not a disk of the TPU.
+# Copies this tree (what git tracks of it, if it is a checkout), installs it with the extra [tpu] into .venv (with a
+# Python that uv brings, where a worker has none from 3.11 on), and runs COMMAND there. Training ends with exit code 75
+# when it was asked to stop and has saved: the same command is started again. Any other code ends this script with it.
+# When the TPU was taken away and cannot be made again at once, for want of capacity, each attempt counts as a restart;
+# only the first time both must succeed, so that wrong arguments are seen.
+#
+# Data and checkpoints must lie where a new machine finds them, in a bucket or on a network disk that is mounted on every
+# worker, not on a disk of the TPU; they are given as paths, not as gs://. With gcsfuse on the workers, a bucket needs
+# (it does not let folders be renamed by itself, and a checkpoint is a folder that gets its name when it is complete)
+#
+#   --setup 'mountpoint -q /mnt/runs || { sudo install -d -o "$USER" /mnt/runs && gcsfuse --implicit-dirs --rename-dir-limit 100000 BUCKET /mnt/runs; }'
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 exec 3>&2 # for what is called, whatever happens to the output of the call
 PREEMPTED=75
-name="" zone="" project="" create="" version="" spot="" folder=crab_jax restarts=100 dry=""
+name="" zone="" project="" create="" version="" spot="" folder=crab_jax setup="" restarts=100 pause=60 dry=""
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "launch/tpu_pod.sh"; }
 fail() { echo "error: $*" >&2; exit 2; }
 need() { [ "$#" -ge 2 ] || fail "$1 wants a value"; }
@@ -35,7 +45,9 @@ while [ "$#" -gt 0 ]; do
     --create) need "$@"; create="$2"; shift ;;
     --version) need "$@"; version="$2"; shift ;;
     --folder) need "$@"; folder="$2"; shift ;;
+    --setup) need "$@"; setup="$2"; shift ;;
     --restarts) need "$@"; restarts="$2"; shift ;;
+    --pause) need "$@"; pause="$2"; shift ;;
     --spot) spot=--spot ;;
     --dry-run) dry=1 ;;
     --help | -h) usage; exit 0 ;;
@@ -48,6 +60,7 @@ done
 [ -n "$zone" ] || fail "--zone is missing"
 [ "$#" -gt 0 ] || fail "no command: write it behind --"
 [[ "$restarts" =~ ^[0-9]+$ ]] || fail "--restarts $restarts: expected a whole number"
+[[ "$pause" =~ ^[0-9]+$ ]] || fail "--pause $pause: expected a whole number of seconds"
 [[ "$folder" =~ ^[A-Za-z0-9_./-]+$ ]] || fail "--folder $folder: expected letters, digits and . _ / -"
 if [ -z "$version" ]; then
   case "$create" in
@@ -78,35 +91,42 @@ make() {
     case "$(state)" in
       READY | CREATING | STARTING | RESTARTING) return 0 ;;
       MISSING) ;;
-      *) tpu delete "$name" --quiet ;;
+      *) tpu delete "$name" --quiet || return ;;
     esac
   fi
   tpu create "$name" --accelerator-type "$create" --version "$version" ${spot:+"$spot"}
 }
 
+# Without help from set -e, which does nothing in what is called as a condition.
 install() {
-  local tree
-  tree="$(mktemp -d)/tree.tar.gz"
+  local tree="$scratch/tree.tar.gz"
   if [ -z "$dry" ] && git rev-parse --is-inside-work-tree > /dev/null 2>&1; then
-    git ls-files -z | tar --null --ignore-failed-read -czf "$tree" -T -
+    git ls-files -z | tar --null --ignore-failed-read -czf "$tree" -T - || return
   elif [ -z "$dry" ]; then
-    tar --exclude=./.venv -czf "$tree" .
+    tar --exclude=./.venv -czf "$tree" . || return
   fi
-  tpu scp "$tree" "$name:tree.tar.gz" --worker=all
-  everywhere "mkdir -p $folder && tar -xzf tree.tar.gz -C $folder && cd $folder && . launch/environment.sh && environment '[tpu]'"
-  rm -rf "$(dirname "$tree")"
+  tpu scp "$tree" "$name:tree.tar.gz" --worker=all || return
+  everywhere "mkdir -p $folder && tar -xzf tree.tar.gz -C $folder && cd $folder && . launch/environment.sh && bring_python && environment '[tpu]'"
+}
+
+attempt=0
+again() { # WHY: counts a restart
+  [ "$attempt" -lt "$restarts" ] || fail "gave up after $restarts restarts"
+  attempt=$((attempt + 1))
+  echo "== starting again ($attempt of at most $restarts), $*" >&2
 }
 
 # Every worker says with what its command ended; gcloud itself only says whether all went well.
 command="$(printf '%q ' "$@")"
 flags="${LIBTPU_INIT_ARGS:---xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000}" # see crab_jax/plan/hardware.py
-remote="cd $folder && export LIBTPU_INIT_ARGS=$(printf %q "$flags") PATH=\"\$PWD/.venv/bin:\$PATH\" && { rc=0; $command|| rc=\$?; echo \"worker ended with code \$rc\"; exit \$rc; }"
+remote="cd $folder && export LIBTPU_INIT_ARGS=$(printf %q "$flags") PATH=\"\$PWD/.venv/bin:\$PATH\" && { rc=0; ${setup:+eval $(printf %q "$setup") && }$command|| rc=\$?; echo \"worker ended with code \$rc\"; exit \$rc; }"
 
-log="$(mktemp)"
-trap 'rm -f "$log"' EXIT
-make
-install
-for ((attempt = 0; ; attempt++)); do
+scratch="$(mktemp -d)"
+log="$scratch/log"
+trap 'rm -rf "$scratch"' EXIT
+make || fail "$name could not be made; see above"
+install || fail "the workers of $name could not be set up; see above"
+while true; do
   rc=0
   everywhere "$remote" 2>&1 | tee "$log" || rc="${PIPESTATUS[0]}"
   [ -z "$dry" ] || exit 0
@@ -116,15 +136,15 @@ for ((attempt = 0; ; attempt++)); do
   for code in $codes; do
     case "$code" in 0 | $PREEMPTED | 137 | 143) ;; *) echo "error: a worker ended with code $code" >&2; exit "$code" ;; esac
   done
-  [ "$attempt" -lt "$restarts" ] || fail "gave up after $restarts restarts"
   now="$(state)"
-  case "$now" in
-    READY) [[ " $codes " == *" $PREEMPTED "* ]] || { echo "error: lost the workers of $name, which is $now" >&2; exit 1; } ;;
-    *)
-      [ -n "$create" ] || fail "$name is $now and --create was not given, so it is not made again"
-      make
-      install
-      ;;
-  esac
-  echo "== starting again ($((attempt + 1)) of at most $restarts), $name was $now, workers ended with: ${codes:-nothing}" >&2
+  if [ "$now" = READY ]; then
+    [[ " $codes " == *" $PREEMPTED "* ]] || { echo "error: lost the workers of $name, which is $now" >&2; exit 1; }
+  else
+    [ -n "$create" ] || fail "$name is $now and --create was not given, so it is not made again"
+  fi
+  again "$name was $now, workers ended with: ${codes:-nothing}"
+  [ "$now" = READY ] || until make && install; do
+    sleep "$pause"
+    again "$name could not be made or set up; see above"
+  done
 done

@@ -11,12 +11,12 @@ message explains, 2 wrong arguments.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
 import signal
 import sys
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -31,15 +31,17 @@ _PROCESS = flags.DEFINE_integer("process", -1, "With --coordinator: the number o
 _CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0, "Pretend that the CPU is so many devices; 0: one.")
 flags.mark_flags_as_required(["config", "workdir"])
 
-# Each means more than one process if it names more than one.
-_CLUSTER = ("TPU_WORKER_HOSTNAMES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
-HEARTBEAT_S = 100  # a process that is silent for so long is gone, and the others stop
-
 
 def main(argv: list[str]) -> None:
     """See the module. Leaves through `sys.exit`."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    from crab_jax.config import ConfigError, check_path
+
+    try:
+        check_path("--workdir", _WORKDIR.value)
+    except ConfigError as error:
+        _refuse(error)
     if logging.get_verbosity() == logging.INFO:  # absl's choice; Orbax then writes twenty lines about every checkpoint
         logging.set_verbosity(logging.WARNING)  # --verbosity=1 shows them
     sys.exit(run(_CONFIG.value, pathlib.Path(_WORKDIR.value)))
@@ -63,13 +65,16 @@ def run(config, workdir: pathlib.Path) -> int:
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    _start_processes()
+    _start_jax()
     from crab_jax.train.loop import PREEMPTED, CheckpointError, NonFinite, Recompiled
 
     try:
         return 0 if _train(recipe, workdir) else PREEMPTED
     except KeyboardInterrupt:  # a signal before the first step: there is nothing to save yet
         return PREEMPTED
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     except (CheckpointError, NonFinite, Recompiled, ValueError, OSError, RuntimeError) as error:
         if type(error) in (RuntimeError, ValueError):  # not one of those that we raise ourselves: where matters
             raise
@@ -77,27 +82,40 @@ def run(config, workdir: pathlib.Path) -> int:
         return 1
 
 
-def _start_processes() -> None:
+def _parse(words: list[str]) -> list[str]:
+    """Reads the flags, among them the config. Ends the program with one sentence if they cannot be."""
+    from crab_jax.command_line import FLAG_ERRORS, explain, no_config
+
+    try:
+        others = flags.FLAGS(words)
+        # A file that is not there would only be missed when its values are asked for.
+        path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+        if not pathlib.Path(path).is_file():
+            raise FileNotFoundError(no_config(path))
+    except (flags.Error, *FLAG_ERRORS) as error:
+        _refuse(explain(error))
+    return others
+
+
+def _refuse(why: Any) -> NoReturn:
+    sys.stderr.write(f"launch.train: {why}\n")
+    sys.exit(2)
+
+
+def _start_jax() -> None:
     """Devices and processes, before anything asks JAX for either."""
     import jax
+
+    from crab_jax.train import processes
 
     if not jax.config.jax_compilation_cache_dir:  # JAX has read its environment variable by now
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "crab_jax", "xla")
         jax.config.update("jax_compilation_cache_dir", str(cache))
     if _CPU_DEVICES.value:
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
-    # A process that ends with an error waits so long for the others to end; then the coordinator ends them.
-    limits = {"heartbeat_timeout_seconds": HEARTBEAT_S, "shutdown_timeout_seconds": HEARTBEAT_S}
-    if _COORDINATOR.value:
-        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, **limits)
-    elif any(_several(os.environ.get(name, "")) for name in _CLUSTER):
-        jax.distributed.initialize(**limits)
+    processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     # JAX catches SIGTERM itself when there are several processes; the loop wants it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def _several(value: str) -> bool:
-    return len(value.split(",")) > 1 or (value.isdigit() and int(value) > 1)
 
 
 def _train(recipe, workdir: pathlib.Path) -> bool:
@@ -133,10 +151,6 @@ def _train(recipe, workdir: pathlib.Path) -> bool:
         trainable, frozen = starting_params(
             recipe.stage, sizes, mesh, frozen_dtype=recipe.compute.frozen_dtype, seed=recipe.run.seed
         )
-        about = to_dict(recipe) | {"model": to_dict(sizes)}
-        if jax.process_index() == 0:
-            workdir.mkdir(parents=True, exist_ok=True)
-            (workdir / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         system = CrabSystem(
             sizes,
             recipe.loss,
@@ -150,16 +164,22 @@ def _train(recipe, workdir: pathlib.Path) -> bool:
         say(f"{recipe.stage.name}: trains {numbers['trains']:,} numbers, {numbers['frozen']:,} are frozen")
         settings = Training(
             run=recipe.run, optim=recipe.optim, save=recipe.save, log=recipe.log, mesh=mesh, workdir=workdir,
-            about=about, total=_steps(recipe, stream),
+            about=to_dict(recipe) | {"model": to_dict(sizes)}, total=_steps(recipe, stream),
         )  # fmt: skip
         return train(settings, system, trainable, frozen, stream, say=say).finished
 
 
 def _sources(data):
+    from crab_jax.config import ConfigError
     from crab_jax.tasks import ALL
     from data_pipelines.records import open_shards
     from data_pipelines.stream.tables import Source
 
+    if not data.shards:
+        raise ConfigError(
+            "data.shards is not given: name a folder that `crab data build` wrote, --config.data.shards=FOLDER; see "
+            "docs/data.md"
+        )
     pairs = [source.split("/") for source in data.sources]
     specs = {name: dataclasses.replace(spec, reasoning=data.reasoning) for name, spec in ALL.items()}
     return [Source(open_shards(data.shards, task, split), specs[task]) for task, split in pairs]
@@ -200,4 +220,4 @@ def _steps(recipe, stream) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse)

@@ -78,3 +78,32 @@ def test_recorded_cases_are_found_behind_a_path(run, tmp_path):
     assert called("tests/parity", cases).endswith(f"tests/parity --goldens {cases}")
     assert called("tests").endswith("-m not slow tests")
     assert called("-m", "slow").endswith("-m slow")
+
+
+# A Python that is too old, with a uv that brings the interpreter of the other tests; it notes how it is called.
+OLD = """#!/bin/bash
+case "$*" in
+  "-c import sys"*) exit 1 ;;
+  "-m uv python find 3.12") echo "$BROUGHT" ;;
+  *) echo "$UV_PYTHON_PREFERENCE $*" >> "$NOTES" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_machine_without_a_new_python_gets_one(run, tmp_path, old):
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    (bin / "python3").write_text(OLD if old else STAND_IN)
+    (bin / "python3").chmod(0o755)
+    script = 'PATH="$BIN"; bring_python; echo "found ${PYTHON:-$(find_python)}"'
+    done = subprocess.run(
+        ["/bin/bash", "-c", f". {ROOT}/launch/environment.sh; {script}"], capture_output=True, text=True,
+        env={"BIN": str(bin), "NOTES": str(tmp_path / "notes"), "BROUGHT": str(tmp_path / "python"), "NO_PIP": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"found {tmp_path / 'python' if old else 'python3'}"
+    if old:
+        pip, uv = (tmp_path / "notes").read_text().splitlines()
+        assert pip.endswith("--user uv>=0.5,<1")
+        assert uv == "only-managed -m uv python install --quiet 3.12"

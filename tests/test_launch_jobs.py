@@ -22,12 +22,13 @@ COMMAND = [
     "--config",
     "configs/finetune.py:heads=5,tasks=avqa+ave",
     "--workdir",
-    "gs://b/a b",
+    "/mnt/b/a b",
 ]
 # A gcloud that notes its arguments. Training ends as the lines of `ends` say, one after the other; `describe` likewise.
 GCLOUD = """#!/usr/bin/env bash
 printf '%s\\n' "$*" >> "$STATE/calls"
 next() { head -1 "$STATE/$1"; sed -i 1d "$STATE/$1"; }
+fails() { [ "$(next "$1")" = x ] && { echo "no $1" >&2; exit 1; }; }
 case "$*" in
   *" describe "*) state="$(next states)"; [ "$state" = GONE ] && exit 1; echo "$state" ;;
   *launch.train*)
@@ -35,6 +36,8 @@ case "$*" in
     [ "$code" = lost ] && exit 255
     echo "worker ended with code $code"; echo "worker ended with code 143"
     [ "$code" = 0 ] && exit 0; exit 1 ;;
+  *" create "*) fails capacity ;;
+  *environment.sh*) fails network ;;
 esac
 exit 0
 """
@@ -48,11 +51,12 @@ def pod(tmp_path):
     gcloud.write_text(GCLOUD)
     gcloud.chmod(0o755)
 
-    def run(*options, ends="0", states="READY"):
-        (tmp_path / "ends").write_text("\n".join(ends.split()) + "\n")
-        (tmp_path / "states").write_text("\n".join(states.split()) + "\n")
+    def run(*options, ends="0", states="READY", capacity="", network=""):
+        answers = {"ends": ends, "states": states, "capacity": capacity, "network": network}
+        for name, text in answers.items():
+            (tmp_path / name).write_text("\n".join(text.split()) + "\n")
         done = subprocess.run(
-            ["bash", str(ROOT / "launch" / "tpu_pod.sh"), *options, "--", *COMMAND],
+            ["bash", str(ROOT / "launch" / "tpu_pod.sh"), "--pause", "0", *options, "--", *COMMAND],
             env=os.environ | {"PATH": f"{gcloud.parent}:{os.environ['PATH']}", "STATE": str(tmp_path)},
             capture_output=True,
             text=True,
@@ -86,6 +90,7 @@ def test_a_rehearsal_prints_every_command_and_calls_nothing(pod):
         "--spot",
     ]
     assert all("--worker=all" in line for line in lines[1:])
+    assert "bring_python && environment '[tpu]'" in lines[2][lines[2].index("--command") + 1]
     # What the workers run comes out of their shell as it went in.
     remote = lines[3][lines[3].index("--command") + 1]
     assert f"export LIBTPU_INIT_ARGS={LIBTPU_FLAGS} " in remote  # as it was planned
@@ -107,6 +112,50 @@ def test_what_was_taken_away_is_made_again(pod):
     assert done.returncode == 0
     verbs = [call.split()[3] for call in calls if " describe " not in call]
     assert verbs == ["scp", "ssh", "ssh", "delete", "create", "scp", "ssh", "ssh"]
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("states", "capacity", "network", "verbs"),
+    [
+        ("PREEMPTED PREEMPTED GONE", "- x -", "", "delete create create scp ssh"),
+        ("PREEMPTED PREEMPTED PREEMPTED", "", "- x", "delete create scp ssh delete create scp ssh"),
+    ],
+    ids=["no capacity", "taken away again"],
+)
+def test_making_it_again_is_tried_until_it_succeeds(pod, states, capacity, network, verbs):
+    """Each attempt counts as a restart."""
+    made = dict(ends="lost 0", states=f"GONE {states}", capacity=capacity, network=network)
+    done, calls = pod(*MADE, "--restarts", "2", **made)
+    assert done.returncode == 0, done.stderr
+    called = " ".join(call.split()[3] for call in calls if " describe " not in call)
+    assert called == f"create scp ssh ssh {verbs} ssh"
+    assert "(2 of at most 2), crab could not be made or set up" in done.stderr
+    done, _ = pod(*MADE, "--restarts", "1", **made)
+    assert done.returncode == 2
+    assert "gave up after 1 restarts" in done.stderr
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("capacity", "network", "message"), [("x", "", "could not be made"), ("", "x", "could not be set up")]
+)
+def test_the_first_time_must_succeed(pod, capacity, network, message):
+    done, calls = pod(*MADE, states="GONE", capacity=capacity, network=network)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not any("launch.train" in call for call in calls)
+
+
+@needs_bash
+def test_every_start_is_preceded_by_the_setup(pod):
+    setup = 'there || { mount "$HOME"; }'
+    _, calls = pod(*MADE, "--setup", setup, ends="75 lost 0", states="READY READY PREEMPTED PREEMPTED")
+    starts = [call for call in calls if "launch.train" in call]
+    assert len(starts) == 3
+    for call in starts:
+        words = shlex.split(call[call.index("rc=0; ") + 6 : call.index("|| rc=")])
+        assert words[: words.index("python")] == ["eval", setup, "&&"]
 
 
 @needs_bash
@@ -133,6 +182,7 @@ def test_it_stops(pod, ends, states, code, message):
         ((*NAMED, "--bogus"), "unknown argument --bogus"),
         ((*NAMED, "--create", "abacus-8"), "give --version"),
         ((*NAMED, "--restarts", "many"), "expected a whole number"),
+        ((*NAMED, "--pause", "-1"), "expected a whole number of seconds"),
         ((*NAMED, "--folder", "a; rm -rf b"), "expected letters"),
     ],
 )
@@ -184,13 +234,18 @@ def test_slurm(capsys, tmp_path):
         assert f"#SBATCH {line}\n" in text
     if shutil.which("bash") is None:
         pytest.skip("the rest needs bash")
-    for name, body in (("srun", 'shift; "$@"'), ("scontrol", 'echo "$@" > called')):
+    for name, body in (
+        ("srun", 'shift; echo "$JAX_LOCAL_DEVICE_IDS" > gpus; "$@"'),
+        ("scontrol", 'echo "$@" > called'),
+    ):
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
     done = subprocess.run(["bash"], input=text, text=True, env=environment, capture_output=True)
     assert done.returncode == 75
     assert (tmp_path / "called").read_text() == "requeue 7\n"
+    assert "#SBATCH --ntasks-per-node=1\n" in text  # one process, which JAX would give one GPU
+    assert (tmp_path / "gpus").read_text() == "0,1,2,3,4,5,6,7\n"
 
 
 def test_wrong_jobs(capsys):
@@ -199,3 +254,31 @@ def test_wrong_jobs(capsys):
     with pytest.raises(SystemExit):
         job.main(["slurm", "--name", "Crab!", "--nodes", "1", "--gpus", "1", "--", "true"])
     assert "lower-case" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("slurm --nodes 0 --gpus 8", "--nodes: '0': expected a whole number from 1 on"),
+        ("slurm --nodes 1 --gpus -1", "--gpus: '-1': expected a whole number"),
+        ("slurm --nodes 1 --gpus 1 --cpus many", "--cpus: 'many': expected a whole number"),
+        ("slurm --nodes 1 --gpus 1 --time abc", "--time: 'abc': expected a time of Slurm"),
+        ("slurm --nodes 1 --gpus 1 --grace 0", "--grace: '0': expected a whole number from 1 on"),
+        ("gke --image i --topology v5e:3x5", "v5e:3x5: 15 chips, expected 1 or a multiple of 4"),
+        ("xpk --cluster c --image i --topology v5e:3x5", "v5e:3x5: 15 chips, expected 1 or a multiple of 4"),
+        ("gke --image i --topology v5e:4x4 --restarts -4", "--restarts: '-4': expected a whole number from 0 on"),
+    ],
+)
+def test_numbers_of_a_job_are_checked(capsys, options, message):
+    try:
+        code = job.main([*options.split(), "--name", "crab", "--", "true"])
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("time", ["90", "90:30", "24:00:00", "2-12", "2-12:30", "2-12:30:00"])
+def test_times_of_slurm(capsys, time):
+    assert job.main(["slurm", "--name", "crab", "--nodes", "1", "--gpus", "1", "--time", time, "--", "true"]) == 0
+    assert f"#SBATCH --time={time}\n" in capsys.readouterr().out

@@ -17,8 +17,9 @@ from crab_jax import cli
 from crab_jax.config import ConfigError
 from crab_jax.model import abstract
 from crab_jax.params import split
+from crab_jax.plan import command
 from crab_jax.plan.command import parse_mesh, read_recipe
-from crab_jax.plan.hardware import GIB, Slice
+from crab_jax.plan.hardware import GIB, LIBTPU_FLAGS, Slice
 from crab_jax.plan.plan import make_plan
 from crab_jax.plan.programs import PlanError, Program, train_step
 from crab_jax.plan.report import report, summary
@@ -89,6 +90,9 @@ def test_bound_and_rate(made):
 
 def test_the_report_says_it_all(made):
     step, answers = made["texts"]
+    assert "(counts 4N per token, as for LoRA: " in step
+    assert "(counts 2N per token: forwards only" in answers
+    assert [plan["counted"][:12] for plan in made["plans"]] == ["4N per token", "2N per token"]
     for text in (
         "frozen weights",
         "optimizer state",
@@ -116,14 +120,14 @@ REFUSAL = (
 )
 
 
-def refused(message: str, rows: float = 1) -> Program:
+def refused(message: str, rows: float = 1, name: str = "train step") -> Program:
     def compile(options):
         raise jax.errors.JaxRuntimeError(message)
 
     traced = types.SimpleNamespace(lower=lambda: types.SimpleNamespace(compile=compile))
     return Program(
-        name="train step", traced=traced, arguments={"frozen weights": 3.0 * GIB}, flops=1.0, useful_flops=1.0,
-        tokens=1, rows_per_device=rows,
+        name=name, traced=traced, arguments={"frozen weights": 3.0 * GIB}, flops=1.0, useful_flops=1.0,
+        counted="4N per token", tokens=1, rows_per_device=rows,
     )  # fmt: skip
 
 
@@ -141,7 +145,10 @@ def mesh(**sizes):
         (["run.rows=48"], {"fsdp": 16}, 3, "--config.run.accumulation=3"),
         (["run.rows=16", "compute.remat=dots_saveable"], {"fsdp": 16}, 1, "--config.compute.remat=nothing_saveable"),
         (["run.rows=16"], {"data": 4, "fsdp": 4}, 1, "--config.mesh.data=2 --config.mesh.fsdp=8"),
+        (["run.rows=16"], {"data": 3, "fsdp": 4}, 1, "--config.mesh.data=1 --config.mesh.fsdp=12"),
+        (["run.rows=16"], {"data": 9, "fsdp": 1}, 1, "--config.mesh.data=3 --config.mesh.fsdp=3"),
         (["run.rows=16"], {"fsdp": 16}, 1, "--config.data.layout.tokens="),
+        (["run.rows=16"], {"fsdp": 16}, 1, "--config.mesh.tensor=2"),
         (["run.rows=16", "compute.logit_chunks=1"], {"fsdp": 16}, 1, "--config.compute.logit_chunks=8"),
     ],
 )
@@ -154,6 +161,15 @@ def test_what_does_not_fit_says_by_how_much_and_what_to_change(overrides, sizes,
     assert "does NOT fit: needs 23.50 GiB, there are 15.75 GiB: 7.75 GiB too many" in text
     assert expected in text
     assert "does not fit" in summary([plan])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "batch"),
+    [({"data": 4}, 4, 8), ({"data": 2, "tensor": 8}, 4, 4), ({"fsdp": 4, "tensor": 4}, 3, 4)],
+)
+def test_fewer_answers_than_did_not_fit(sizes, rows, batch):
+    plan = make_plan(refused(REFUSAL, rows, "generation"), read_recipe(TINY, []), mesh(**sizes), Slice.parse("v5e:4x4"))
+    assert f"fewer answers at once: --batch {batch} or less" in plan.advice
 
 
 def test_other_failures_of_the_compiler_are_not_hidden():
@@ -180,6 +196,13 @@ def test_overrides_and_arguments_reach_the_recipe():
 def test_wrong_overrides(override):
     with pytest.raises(ConfigError, match="rows"):
         read_recipe(TINY, [override])
+
+
+def test_wrong_arguments_of_a_config_are_one_sentence():
+    with pytest.raises(ConfigError) as error:
+        read_recipe(TINY.replace("model=tiny", "preset=paper"), [])
+    assert str(error.value).endswith("config argument preset=paper: expected one of recommended, reference, smoke")
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_meshes():
@@ -210,6 +233,48 @@ def test_the_command_knows_its_slices(capsys):
 def test_the_command_refuses_what_it_does_not_know(capsys):
     assert crab_plan("--config", TINY, "--topology", "v5e:2x2", "--bogus") == 2
     assert "unrecognized arguments: --bogus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--batch", "0"), ("--batch", "-4"), ("--prompt", "0"), ("--new-tokens", "many")]
+)
+def test_the_command_checks_its_numbers(capsys, option, value):
+    assert crab_plan("--config", TINY, "--topology", "v5e:2x2", option, value) == 2
+    assert f"{option}: {value!r}: expected a whole number from 1 on" in capsys.readouterr().err
+
+
+@pytest.fixture
+def instead_of_planning(monkeypatch):
+    """What LIBTPU_INIT_ARGS are when the plans would be made."""
+    seen = []
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: name == "libtpu" or find(name, *a))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(command, "_plans", lambda *_: seen.append(os.environ["LIBTPU_INIT_ARGS"]) or [])
+    return seen
+
+
+def test_the_command_looks_first_where_it_is_to_write(tmp_path, capsys, instead_of_planning):
+    assert crab_plan("--config", TINY, "--topology", "v5e:2x2", "--json", str(tmp_path / "no" / "x.json")) == 2
+    assert f"{tmp_path / 'no'} is no folder; make it first" in capsys.readouterr().err
+    assert not instead_of_planning
+    assert crab_plan("--config", TINY, "--topology", "v5e:2x2", "--json", str(tmp_path / "x.json")) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        (None, f"{LIBTPU_FLAGS} {command._STACK}"),
+        ("--mine=1", f"--mine=1 {command._STACK}"),
+        ("--fibers_default_thread_stack_size=7", "--fibers_default_thread_stack_size=7"),
+    ],
+)
+def test_flags_of_somebody_keep_the_larger_stacks(instead_of_planning, given, used):
+    os.environ.pop("LIBTPU_INIT_ARGS", None)
+    if given:
+        os.environ["LIBTPU_INIT_ARGS"] = given
+    assert crab_plan("--config", TINY, "--topology", "v5e:2x2") == 0
+    assert instead_of_planning == [used]
 
 
 def test_devices_of_the_toy_stand_in_order():

@@ -7,7 +7,6 @@ import pytest
 from ml_collections import ConfigDict
 from models import tiny_config
 
-from configs import common
 from crab_jax.config import ConfigError, build
 from crab_jax.model import abstract
 from crab_jax.params import count, split
@@ -87,6 +86,8 @@ def test_ablations():
     assert not any("route" in p for p in train)
     assert any("lora_b" in p for p in train)
     assert recipe_of("finetune", "tasks=ave+avqa").data.sources == ("avqa/train", "ave/train")
+    with pytest.raises(ConfigError, match=r"'vl_projecto/.*' matches none of .* clip, .*see stage.train"):
+        split(shapes, ("vl_projecto/.*",))
     with_head = recipe_of("visual_pretrain", "head=trained")
     assert "llama/head/.*" in with_head.stage.train
 
@@ -100,6 +101,9 @@ def test_ablations():
         ("tasks=avqa+avx", "'avx' is none of avqa"),
         ("model=llama", "no such file in configs/"),
         ("heads", "expected NAME=VALUE"),
+        ("heads=3,model=tiny,heads=5", "'heads=5': heads is given twice"),
+        ("model=base,heads=5", "model=base has the LoRA heads of the weights folder"),
+        ("train=lora,model=base", "model=base has the LoRA heads of the weights folder"),
     ],
 )
 def test_arguments_that_cannot_be(arg, message):
@@ -123,7 +127,13 @@ def test_recipes_that_cannot_be():
     for change, message in [
         ({"model": None}, "stage.base, a weights folder"),
         ({"stage": values["stage"] | {"train": ()}}, "nothing would be trained"),
+        ({"stage": values["stage"] | {"train": ("vl_projector/(.*",)}}, r"stage.train: .* is no regular expression"),
+        ({"stage": values["stage"] | {"fresh": ("[",)}}, "stage.fresh: .* is no regular expression"),
+        ({"stage": values["stage"] | {"base": "gs://b/w"}}, "stage.base is gs://b/w, expected a path"),
+        ({"stage": values["stage"] | {"start": ("runs/a", "s3://b/w")}}, "stage.start is s3://b/w, expected a path"),
+        ({"data": values["data"] | {"shards": "gs://b/s"}}, "data.shards is gs://b/s, expected a path"),
         ({"data": values["data"] | {"sources": ("avqa",)}}, "expected task/split"),
+        ({"data": values["data"] | {"sources": ("ms3/train", "avq/train")}}, "'avq/train' .* known: avqa, ave"),
         ({"data": values["data"] | {"weights": (1.0,)}}, "1 of them for 3 sources"),
         ({"compute": values["compute"] | {"logit_chunks": 7}}, "7 does not divide"),
         ({"compute": values["compute"] | {"remat": "everything"}}, "expected 'none' or one of"),
@@ -135,4 +145,3 @@ def test_recipes_that_cannot_be():
             build(Recipe, values | change)
     with pytest.raises(ConfigError, match="dice is -1"):
         LossConfig(dice=-1.0)
-    assert common.FULL

@@ -209,6 +209,9 @@ def test_a_process_that_does_not_answer_is_named(monkeypatch):
     with pytest.raises(processes.Silent, match=r"process 1 of 2 did not come to 'the weather' within 2 s .*DEADLINE"):
         processes.gather("the weather", "sun", timeout_s=2)
     assert list(Coordinator.said.values()) == ['"sun"']
+    monkeypatch.setattr(processes.distributed.global_state, "client", None)
+    with pytest.raises(processes.NotConnected, match=r"2 processes that are not connected.*--coordinator HOST:PORT"):
+        processes.gather("the weather", "sun")
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -273,14 +276,19 @@ def test_a_killed_worker(tmp_path, shards, real_whole):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "message"),
     [
-        (["--config.data.shards=nowhere"], r"nowhere"),
-        (["--config.mesh.data=3"], "does not fit 1 devices; choose sizes whose product is 1"),
+        (["--config.data.shards=nowhere"], 1, r"nowhere"),
+        (["--config.data.shards="], 1, "data.shards is not given: name a folder"),
+        (["--config.mesh.data=3"], 1, "does not fit 1 devices; choose sizes whose product is 1"),
+        (["--config.run.stepz=3"], 2, """the config has no value 'stepz'; Did you mean "steps" """),
+        (["--config=configs/nothing.py"], 2, "configs/nothing.py: no such config"),
+        (["--config=configs/finetune.py:preset=paper"], 2, "launch.train: config argument preset=paper: expected one"),
+        (["--workdir=gs://bucket/run"], 2, "--workdir is gs://bucket/run, expected a path"),
     ],
-    ids=["folder", "mesh"],
+    ids=["folder", "no folder", "mesh", "name", "file", "argument", "bucket"],
 )
-def test_what_stops_the_command_before_it_starts(tmp_path, arguments, message):
+def test_what_stops_the_command_before_it_starts(tmp_path, arguments, code, message):
     command = [
         sys.executable, "-m", "launch.train", "--config", "configs/finetune.py:model=tiny",
         "--workdir", str(tmp_path / "run"), "--config.data.shards=nothing", "--config.data.workers=0", *arguments,
@@ -289,7 +297,8 @@ def test_what_stops_the_command_before_it_starts(tmp_path, arguments, message):
         command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path)},
         capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()

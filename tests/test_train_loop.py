@@ -1,5 +1,6 @@
 """The loop: what it writes, how it stops, and that nothing is lost by stopping."""
 
+import contextlib
 import json
 import os
 import signal
@@ -149,10 +150,16 @@ def test_a_workdir_of_another_run_is_left_alone(tmp_path, change, message):
         trainable["net/up/bias"] = trainable["net/up/bias"][:16]
     elif kind == "trains":
         trainable, frozen = trainable | frozen, {}
-    before = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+
+    def there():
+        files = {str(p.relative_to(tmp_path)): p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}
+        assert json.loads(files["config.json"])["optim"]["learning_rate"] == 0.01
+        return files
+
+    before = there()
     with pytest.raises(Mismatch, match=message):
         run(tmp_path, params=(trainable, frozen), **{"steps": 2} | change)
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == before
+    assert there() == before
 
 
 def test_what_may_change_may_change(tmp_path):
@@ -203,6 +210,25 @@ def test_peaks_are_of_the_longest_name():
     assert peak_flops("cpu") is None
 
 
-def test_rows_of_the_toy():
-    assert len(next(ToyStream(2, 6))[0]["x"]) == 4
-    assert ROWS == 8
+def test_processes_share_the_rows_of_the_toy():
+    """What tests of several processes rest on: each gets its part of the batch that one process alone gets."""
+    whole, parts = next(ToyStream()), [next(ToyStream(first, first + 2)) for first in range(0, ROWS, 2)]
+    for name, x in whole[0].items():
+        np.testing.assert_array_equal(np.concatenate([batch[name] for batch, _ in parts]), x)
+    assert tuple(row for _, info in parts for row in info.names) == whole[1].names
+
+
+@pytest.mark.parametrize(
+    ("options", "end"),
+    [({"profile_steps": 1}, None), ({"profile_steps": 9}, None), ({"profile_steps": 9, "stop_after": 2}, None),
+     ({"profile_steps": 9}, NonFinite)],
+    ids=["closed", "end", "stopped", "error"],
+)  # fmt: skip
+def test_a_profiler_window_is_written_however_the_run_ends(tmp_path, monkeypatch, options, end):
+    calls = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: calls.append(folder))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
+    stream = ToyStream(bad=(2, 1) if end else None)
+    with pytest.raises(end) if end else contextlib.nullcontext():
+        run(tmp_path, stream, steps=3, profile_from=1, **options)
+    assert calls == [str(tmp_path / "profile"), "stop"]

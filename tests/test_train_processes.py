@@ -7,10 +7,13 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
+from jax._src.clusters import cloud_tpu_cluster
 from toy_run import ToyStream, ToySystem, settings, toy_params
 
+from crab_jax.train import processes as between
 from crab_jax.train.checkpoint import named, read_trainables
 from crab_jax.train.loop import PREEMPTED, train
 
@@ -117,3 +120,44 @@ def test_one_of_two_fails_and_the_other_does_not_wait_for_ever(tmp_path, undistu
     assert alone(tmp_path, said).finished
     assert said[0].startswith("continued after step 2")
     check(tmp_path, undisturbed)
+
+
+# --- who is there -----------------------------------------------------------------------------------------------------
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_PROCID": "2", "SLURM_LOCALID": "0"}
+METADATA = {"agent-worker-number": "1", "worker-network-endpoints": "a:0:10.0.0.1,b:1:10.0.0.2"}
+
+
+@pytest.mark.parametrize(
+    ("on_tpu", "environment", "metadata", "count"),
+    [
+        (False, {}, {}, 1),
+        (False, SLURM | {"SLURM_NTASKS": "4"}, {}, 4),
+        (False, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, {}, 1),
+        (True, {"TPU_WORKER_HOSTNAMES": "a,b,c", "TPU_WORKER_ID": "2"}, {}, 3),
+        (True, {"TPU_PROCESS_ADDRESSES": "a:8471,b:8471", "TPU_WORKER_ID": "0"}, {}, 2),
+        (True, {}, METADATA, 2),
+        (True, {}, METADATA | {"worker-network-endpoints": "a"}, 1),
+        (True, {}, {}, 1),
+        (False, {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JAX_NUM_PROCESSES": "2"}, {}, 1),
+    ],
+    ids=["alone", "slurm", "salloc", "gke", "addresses", "tpu vm", "tpu vm alone", "tpu elsewhere", "a pod"],
+)
+def test_processes_of_a_cluster_are_found(monkeypatch, on_tpu, environment, metadata, count):
+    """On a TPU VM only the metadata server knows the other workers."""
+    for name in (*SLURM, "SLURM_NTASKS", "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "TPU_SKIP_MDS_QUERY",
+                 "KUBERNETES_SERVICE_HOST", "OMPI_MCA_orte_hnp_uri"):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    answer = lambda key: (metadata[key], 200) if key in metadata else ("", 404)  # noqa: E731
+    monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", on_tpu)
+    monkeypatch.setattr(cloud_tpu_cluster, "get_metadata", answer)
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **limits: calls.append((args, set(limits))))
+    limits = {"heartbeat_timeout_seconds", "shutdown_timeout_seconds"}
+    assert between.found() == count
+    between.start()
+    assert calls == [((), limits)] * (count > 1)
+    between.start("here:1", 2, 1)
+    assert calls[-1] == (("here:1", 2, 1), limits)

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,17 +44,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true",
         help="let the compiler optimize as little as it can: several times faster, but that program moves more bytes",
     )  # fmt: skip
-    parser.add_argument("--batch", type=int, metavar="N", help="generation: answers at once (4 per device)")
+    parser.add_argument("--batch", type=_positive, metavar="N", help="generation: answers at once (4 per device)")
     parser.add_argument(
-        "--prompt", type=int, default=768, metavar="N", help="generation: tokens of a prompt (%(default)s)"
+        "--prompt", type=_positive, default=768, metavar="N", help="generation: tokens of a prompt (%(default)s)"
     )
     parser.add_argument(
-        "--new-tokens", type=int, default=64, metavar="N", help="generation: tokens of an answer (%(default)s)"
+        "--new-tokens", type=_positive, default=64, metavar="N", help="generation: tokens of an answer (%(default)s)"
     )
     parser.add_argument(
         "--generation-mesh", default="data=-1", metavar="AXIS=N,…",
         help="generation: mesh, such as data=-1,fsdp=4 (%(default)s: every device holds the whole model)",
     )  # fmt: skip
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 on")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,8 +73,12 @@ def run(args: argparse.Namespace) -> int:
             raise TopologyError(
                 'libtpu is not installed: install the extra that has it, pip install -e ".[tpu]" (no TPU is needed)'
             )
-        for name, value in (_ENVIRONMENT | {"LIBTPU_INIT_ARGS": f"{LIBTPU_FLAGS} {_STACK}"}).items():
+        if args.json and not args.json.absolute().parent.is_dir():  # it is written after minutes
+            raise FileNotFoundError(f"--json {args.json}: {args.json.parent} is no folder; make it first")
+        for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        given = os.environ.get("LIBTPU_INIT_ARGS", LIBTPU_FLAGS)  # somebody's own are planned as they would run
+        os.environ["LIBTPU_INIT_ARGS"] = given if _STACK.partition("=")[0] in given else f"{given} {_STACK}".strip()
         os.environ["JAX_PLATFORMS"] = "cpu"  # a machine with a TPU plans on its CPU too
         recipe = read_recipe(args.config, args.overrides)
         plans = _plans(args, recipe, where)
@@ -193,12 +204,13 @@ def read_recipe(config: str, overrides: Sequence[str]) -> Any:
     from absl import flags
     from ml_collections import config_flags
 
+    from crab_jax.command_line import FLAG_ERRORS, explain, no_config
     from crab_jax.config import ConfigError, build
     from crab_jax.recipe import Recipe
 
     path = pathlib.Path(config.partition(":")[0]).absolute()
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such config; give a file of configs/, such as configs/finetune.py")
+        raise FileNotFoundError(no_config(path))
     # A config imports its neighbours as `configs.…`; launch.train finds them because it runs in the checkout.
     sys.path.insert(0, str(path.parents[1]))
     values, words = flags.FlagValues(), ["crab plan", f"--config={config}", *overrides]
@@ -206,7 +218,9 @@ def read_recipe(config: str, overrides: Sequence[str]) -> Any:
     try:
         values(words)
         return build(Recipe, values["config"].value.to_dict(), where="config")
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{config}: {error.args[0] if error.args else error}") from error
+    except ConfigError:
+        raise
+    except (flags.Error, *FLAG_ERRORS) as error:
+        raise ConfigError(f"{config}: {explain(error)}") from error
     finally:
         sys.path.remove(str(path.parents[1]))

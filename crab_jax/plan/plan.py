@@ -43,6 +43,8 @@ class Plan:
         limit: bytes that the compiler allows, if it said so.
         flops: "traced" (products as written, of all devices together), "compiled" (products of all devices as compiled:
             more if devices do the same work twice), "model" (what counts for the MFU).
+        counted: how "model" counts: so many times N per token; N are the matrices of the language model. 4 where only
+            LoRA and other adapters learn, 6 where they learn themselves, 2 for generation.
         traffic: bytes to and from HBM.
         seconds: the least time of the "matrix units", "memory" and "interconnect", each on its own.
         bound: the least time of the program: the longest of the three, as if all of them overlapped.
@@ -69,6 +71,7 @@ class Plan:
     capacity: float
     limit: float | None = None
     flops: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    counted: str = ""
     traffic: float = 0.0
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     bound: float = 0.0
@@ -116,6 +119,7 @@ def make_plan(
         "rows_per_device": program.rows_per_device,
         "capacity": where.chip.memory / where.chip.devices,
         "quick": quick,
+        "counted": program.counted,
     }
     started = time.monotonic()
     try:
@@ -213,7 +217,8 @@ def _to_fit(recipe: Recipe, mesh: Mesh, program: Program) -> tuple[str, ...]:
     found = []
     if program.name != "train step":
         if program.rows_per_device > 1:
-            found.append(f"fewer answers at once: --batch {int(program.rows_per_device) // 2 * mesh.size} or less")
+            fewer = int(program.rows_per_device) // 2 * mesh.shape["data"] * mesh.shape["fsdp"]
+            found.append(f"fewer answers at once: --batch {fewer} or less")
         found.append("weights on more chips: a larger fsdp or tensor in --generation-mesh")
         return tuple(found)
     rows, micro = recipe.run.rows, recipe.run.accumulation
@@ -225,16 +230,17 @@ def _to_fit(recipe: Recipe, mesh: Mesh, program: Program) -> tuple[str, ...]:
         found.append(
             f"fewer rows per device at once ({program.rows_per_device:g} now): --config.run.accumulation={smaller}"
         )
-    if mesh.shape["data"] > 1:
+    if (data := mesh.shape["data"]) > 1:
+        part = next(n for n in range(2, data + 1) if data % n == 0)
         found.append(
-            f"weights and optimizer on more devices: --config.mesh.data={mesh.shape['data'] // 2} "
-            f"--config.mesh.fsdp={mesh.shape['fsdp'] * 2}"
+            f"weights and optimizer on more devices: --config.mesh.data={data // part} "
+            f"--config.mesh.fsdp={mesh.shape['fsdp'] * part}"
         )
     if recipe.compute.logit_chunks < 8:
         found.append("logits in more pieces: --config.compute.logit_chunks=8")
     if not smaller and program.rows_per_device <= 1:
         found.append(f"shorter rows: --config.data.layout.tokens={recipe.data.layout.tokens // 2} and fewer frames")
-    if mesh.shape["tensor"] == 1 and recipe.run.accumulation == micro and not smaller:
+    if mesh.shape["tensor"] == 1 and not smaller:
         found.append("products split over two devices: --config.mesh.tensor=2")
     found.append("a larger slice")
     return tuple(found)

@@ -43,6 +43,7 @@ class Program:
         arguments: kind → bytes on one device, without the padding of tiles.
         flops: matrix products of all devices together, as traced; loops count fully.
         useful_flops: what counts for the MFU.
+        counted: how it counts, for people.
         tokens: that one call reads and learns from, or writes.
         rows_per_device: at once.
     """
@@ -52,6 +53,7 @@ class Program:
     arguments: Mapping[str, float]
     flops: float
     useful_flops: float
+    counted: str
     tokens: int
     rows_per_device: float
 
@@ -104,6 +106,11 @@ def train_step(recipe: Recipe, mesh: Mesh) -> Program:
         },
         flops=jaxpr_flops(traced.jaxpr.jaxpr),
         useful_flops=system.flops({"positions": positions}),
+        counted=(
+            "6N per token: 2N forwards, 4N backwards"
+            if system.trains_llama
+            else "4N per token, as for LoRA: 2N forwards, 2N backwards through frozen matrices"
+        ),
         tokens=positions,
         rows_per_device=micro / parts,
     )
@@ -161,6 +168,7 @@ def generation(recipe: Recipe, mesh: Mesh, *, rows: int, prompt: int, new: int) 
         arguments={"weights": _bytes(params), "batch": _bytes(batch), "cache (temporary)": cache / parts},
         flops=jaxpr_flops(traced.jaxpr.jaxpr, while_trips=new - 1),
         useful_flops=CrabSystem(sizes).flops({"positions": rows * (prompt + new)}) / 2,  # forwards only
+        counted="2N per token: forwards only",
         tokens=rows * new,
         rows_per_device=rows / parts,
     )

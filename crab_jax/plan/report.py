@@ -74,7 +74,7 @@ def _speed(plan: Plan) -> list[str]:
     return [
         *_table(rows),
         f"at best {plan.tokens_per_second:,.0f} {what}/s, {plan.tokens_per_second / plan.chips:,.0f} per chip; "
-        f"MFU {plan.mfu:.0%}",
+        f"MFU {plan.mfu:.0%} (counts {plan.counted}; N are the matrices of the language model)",
     ]
 
 

@@ -63,7 +63,8 @@ class SaveConfig:
         every_steps: a save each so many steps; 0: only at the end.
         keep_last: newest checkpoints that stay.
         keep_best: checkpoints with the lowest loss since the save before that stay as well.
-        timeout_s: after so long a save, or a barrier between processes, is an error and not a wait, seconds.
+        timeout_s: after so long a save is an error and not a wait, seconds. What processes tell each other before and
+            after has a limit of its own, `crab_jax.train.processes.TIMEOUT_S`.
     """
 
     every_steps: int = 500
@@ -84,8 +85,9 @@ class LogConfig:
         every_steps: a progress line each so many steps. metrics.jsonl has every step.
         tensorboard: also write event files.
         diagnose_every: steps between two diagnoses of the system (Crab: router weights per task); 0: never.
-        profile_from: first step of a profiler window; -1: none.
-        profile_steps: its length.
+        profile_from: steps between the start of the process and a profiler window, so that each restart has one; -1:
+            none.
+        profile_steps: its length; the end of the run cuts it short.
     """
 
     every_steps: int = 10

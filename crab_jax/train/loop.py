@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
+import os
 import pathlib
 import signal
 import threading
@@ -71,7 +73,7 @@ class Training:
     Attributes:
         run, optim, save, log: see there.
         mesh: where everything lives.
-        workdir: gets checkpoints, metrics and events.
+        workdir: gets checkpoints, metrics, events and `about`.
         about: the resolved config, JSON types. A run is only continued with the same, but for `FREE`.
         total: optimizer steps of the whole run.
     """
@@ -155,6 +157,7 @@ class _Loop:
         placed = {path: jax.device_put(x, self.places[path]) for path, x in trainable.items()}
         self.state = jax.jit(start, out_shardings=self.state_places)(placed)
         self.losses: list[float] = []
+        self.profiling = False
 
     def run(self, stack: contextlib.ExitStack) -> Outcome:
         c = self.settings
@@ -172,6 +175,8 @@ class _Loop:
             self.state, stored = found
             first = int(stored["step"])
             self.stream.set_state(stored["stream"])
+        if jax.process_index() == 0:  # not before: a run that is refused leaves the workdir of another as it was
+            _write(c.workdir / "config.json", json.dumps(c.about, indent=1) + "\n")
         kind = jax.devices()[0].device_kind
         peak = peak_flops(kind)
         log = RunLog(
@@ -186,6 +191,7 @@ class _Loop:
         if first >= c.total:
             return Outcome(first, True, self.state)
         stop = stack.enter_context(_stopping())
+        stack.push(self._end_profile)
         return self._steps(first, saves, log, stop)
 
     def _steps(self, first: int, saves: Checkpoints, log: RunLog, stop: threading.Event) -> Outcome:
@@ -320,9 +326,25 @@ class _Loop:
         c = self.settings.log
         if c.profile_from >= 0 and since_start == c.profile_from:
             jax.profiler.start_trace(str(self.settings.workdir / "profile"))
+            self.profiling = True
         if c.profile_from >= 0 and since_start == c.profile_from + c.profile_steps:
-            jax.block_until_ready(self.state)
+            self._end_profile()
+
+    def _end_profile(self, kind: Any = None, *_: Any) -> None:
+        """Writes a window that is open, however the loop has ended; the error that ended it counts, not one of here."""
+        if not self.profiling:
+            return
+        self.profiling = False
+        with contextlib.suppress(RuntimeError, OSError) if kind else contextlib.nullcontext():
+            if kind is None:
+                jax.block_until_ready(self.state)
             jax.profiler.stop_trace()
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 class _Drawn(NamedTuple):
