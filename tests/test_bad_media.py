@@ -380,7 +380,7 @@ def test_image_of_a_second_that_the_sound_does_not_have(second):
 def test_truncated_image(tmp_path, reader, ending, share):
     path = tmp_path / f"cut.{ending}"
     Image.fromarray(noise(0, 131, 77)).save(path)
-    reader(path)
+    picture(path)
     text = message(reader, cut(path, share))
     assert "damaged" in text
 
