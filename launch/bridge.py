@@ -21,7 +21,6 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
 
 from crab_jax.convert.runs import Whole, read_whole
 from crab_jax.groups import CheckpointError
@@ -35,7 +34,7 @@ from data_pipelines.records import ShardError, open_shards
 from data_pipelines.stream.loader import Stream, StreamSettings
 from data_pipelines.stream.tables import Source, StreamError
 from data_pipelines.world.kinds import KINDS
-from launch.pretrain_parts import codes
+from launch.pretrain_parts import codes, write
 
 PROMPT = "mask_decoder/prompt/lin1"
 LAYOUT = Layout(tokens=400, frames=12, windows=12, patch_rows=12, masks=4)
@@ -86,7 +85,7 @@ def listen(whole: Whole, shards: pathlib.Path, tasks: Sequence[str], batches: in
     params = nest({p: jnp.asarray(np.asarray(x), jnp.float32) for p, x in whole.params.items()})
     said = jax.jit(lambda batch: mask_states(model.apply({"params": params}, batch, method=Crab.states)[0], batch, ids))
     tokenizer = Tokenizer.tiny()
-    settings = StreamSettings(layout=LAYOUT, rows=ROWS, seed=1, weights=None, max_left_out=0.1)
+    settings = StreamSettings(layout=LAYOUT, rows=ROWS, seed=1, max_left_out=0.1)
     sources = [Source(open_shards(shards, task, "train"), ALL[task]) for task in tasks]
     states, named = [], []
     with Stream(sources, settings, tokenizer=tokenizer, sizes=whole.config.feature_sizes) as stream:
@@ -156,9 +155,7 @@ def bridge(args: argparse.Namespace) -> str:
     kernel, bias = (decoder[f"{PROMPT}/{name}"].astype(np.float64) for name in ("kernel", "bias"))
     decoder[f"{PROMPT}/kernel"] = (matrix @ kernel).astype(np.float32)
     decoder[f"{PROMPT}/bias"] = (vector @ kernel + bias).astype(np.float32)
-    unfinished = args.out.with_suffix(".part")
-    save_file({path: np.ascontiguousarray(x) for path, x in decoder.items()}, unfinished)
-    unfinished.replace(args.out)
+    write(args.out, decoder)
     return (
         f"bridge: {args.out}; {len(wanted)} masks, understood {right.mean():.1%} of {one.sum()} it was not fitted to; "
         f"makes of a difference at most {np.linalg.norm(matrix, 2):.0f} times as much"

@@ -315,7 +315,7 @@ def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Call
         there = (classes[..., None] == 1 + jnp.arange(kinds)).any((1, 2))  # [B K]
         drawn = jnp.where(there, jax.random.uniform(one, there.shape), -1)
         place = jnp.argsort(jnp.argsort(-drawn, axis=-1), axis=-1)[:, None]  # of every kind, in an order by lot
-        # The n-th prompt names the n-th of those that are there (counted around), and a quarter of the others.
+        # The n-th prompt names the n-th of those that are there (counted around), and some of the others.
         turn = jnp.arange(PROMPTS)[:, None] % jnp.maximum(there.sum(-1), 1)[:, None, None]  # [B N 1]
         more = jax.random.uniform(other, (len(there), PROMPTS, kinds)) < 0.15
         named = (there[:, None] & ((place == turn) | more)).reshape(-1, kinds)  # [B·N K]
@@ -435,11 +435,16 @@ def train(which: str, config: CrabConfig, args: argparse.Namespace) -> None:
                 f"unseen {_line(held)}",
                 flush=True,
             )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_suffix(".part")  # a file under its own name is whole
-    save_file({f"{part.name}/{path}": np.asarray(x) for path, x in flatten(params["encoder"]).items()}, unfinished)
-    unfinished.replace(out)
+    write(out, {f"{part.name}/{path}": x for path, x in flatten(params["encoder"]).items()})
     print(f"{which}: {out}", flush=True)
+
+
+def write(out: pathlib.Path, part: dict[str, Any]) -> None:
+    """Path in the model → array, as a safetensors file that is whole once it has its name."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_suffix(".part")
+    save_file({path: np.ascontiguousarray(x) for path, x in part.items()}, unfinished)
+    unfinished.replace(out)
 
 
 def _pieces(columns: list[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
