@@ -6,11 +6,12 @@
 `launch/train_mini.sh` runs all of it. A stage starts from the runs that lie beside its own (`stage.start`). What is not
 as in the published recipe, and why:
 
-* nothing here is pretrained. Eye, ear, projectors and mask decoder come from `launch/pretrain_parts.py`; eye and ear
-  are frozen from then on, as CLIP and BEATs are; the language model has to learn to speak in the stages themselves, so
-  it is trained as a whole, not by LoRA alone;
-* between the joint stage and the last two, `launch.bridge` puts into the mask decoder what the states of mask tokens
-  mean; the last two train the decoder alone, not the vocabulary, so that they go on meaning it.
+* nothing here is pretrained. Eye, ear, projectors and mask decoder come from `launch/pretrain_parts.py`, the language
+  model from `launch/pretrain_language.py`; eye and ear are frozen from then on, as CLIP and BEATs are. The language
+  model is trained as a whole, not by LoRA alone: it has learned much less than a LLaMA;
+* the joint stage also has mask losses, through a decoder that stays as it is: it draws whom a code names, and the
+  language model goes on learning to say the code; the last two stages train the decoder alone, not the vocabulary, so
+  that states of mask tokens go on meaning what they mean.
 """
 
 from __future__ import annotations
@@ -21,40 +22,38 @@ from ml_collections import ConfigDict
 
 _SPEAKS = r"llama/.*"
 _SEES, _HEARS, _DRAWS = r"vl_projector/.*", r"al_projector/.*", r"mask_decoder/(?!pe/).*"
-_EYE, _EAR = ("eye.safetensors", "vl_projector.safetensors"), ("ear.safetensors", "al_projector.safetensors")
-_BEFORE = (*_EYE, *_EAR, "decoder.safetensors", "visual_pretrain", "audio_pretrain", "seg_pretrain")
-_POINTS = (*_BEFORE, "finetune", "bridge.safetensors")
+_PARTS = tuple(f"{n}.safetensors" for n in ("eye", "ear", "vl_projector", "al_projector", "decoder", "language"))
+_BEFORE = (*_PARTS, "visual_pretrain", "audio_pretrain", "seg_pretrain")
 
 # Stage → what it starts from, what it trains, steps, peak learning rate, rows of a step, layout of a row, shares of the
 # sources, heads of the mask losses.
 STAGES = {
     "visual_pretrain": dict(
-        start=_EYE, train=(_SPEAKS, _SEES), steps=800, rate=1e-3, rows=4, heads=(),
+        start=_PARTS, train=(_SPEAKS, _SEES), steps=100, rate=5e-4, rows=4, heads=(),
         layout=dict(tokens=256, frames=3, windows=0, patch_rows=6, masks=0), shares={"pretrain-image": 1},
     ),
     "audio_pretrain": dict(
-        start=(*_EYE, *_EAR, "visual_pretrain"), train=(_SPEAKS, _HEARS), steps=600, rate=1e-3, rows=4, heads=(),
+        start=_BEFORE[:-2], train=(_SPEAKS, _HEARS), steps=100, rate=5e-4, rows=4, heads=(),
         layout=dict(tokens=256, frames=0, windows=20, patch_rows=6, masks=0), shares={"pretrain-audio": 1},
     ),
     "seg_pretrain": dict(
-        start=_BEFORE[:-1], train=(_SPEAKS, _SEES, _DRAWS), steps=300, rate=1e-3, rows=4, heads=("binary",),
+        start=_BEFORE[:-1], train=(_SPEAKS, _SEES), steps=100, rate=5e-4, rows=4, heads=("binary",),
         layout=dict(tokens=320, frames=3, windows=0, patch_rows=6, masks=3),
         shares={"pretrain-seg": 2, "pretrain-image": 1},
     ),
     "finetune": dict(
-        start=_BEFORE, train=(_SPEAKS, _SEES, _HEARS), steps=2300, rate=1e-3, rows=4, heads=(),
+        start=_BEFORE, train=(_SPEAKS, _SEES, _HEARS), steps=1000, rate=7e-4, rows=4, heads=("binary", "semantic"),
         layout=dict(tokens=400, frames=12, windows=12, patch_rows=12, masks=2),
         shares={
             "avqa": 12, "ave": 12, "avvp": 12, "avcap": 8, "arig": 12, "s4": 12, "ms3": 10, "avss": 10, "ref-avs": 12,
         },
     ),
-    # The language model stays as `launch.bridge` has found it.
     "finetune_avs": dict(
-        start=_POINTS, train=(_DRAWS,), steps=300, rate=1e-3, rows=2, heads=("binary",),
+        start=(*_BEFORE, "finetune"), train=(_DRAWS,), steps=200, rate=5e-4, rows=2, heads=("binary",),
         layout=dict(tokens=512, frames=5, windows=14, patch_rows=6, masks=5), shares={"s4": 2, "ms3": 2, "ref-avs": 1},
     ),
     "finetune_avss": dict(
-        start=_POINTS, train=(_DRAWS,), steps=300, rate=1e-3, rows=2, heads=("semantic",),
+        start=(*_BEFORE, "finetune"), train=(_DRAWS,), steps=200, rate=5e-4, rows=2, heads=("semantic",),
         layout=dict(tokens=512, frames=5, windows=5, patch_rows=6, masks=5), shares={"avss": 1},
     ),
 }  # fmt: skip

@@ -20,6 +20,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from configs.train_mini import STAGES
+
 SCORES = "scores.json"
 PREEMPTED = 75  # exit code of launch.train that was asked to stop
 
@@ -109,16 +111,13 @@ def training(trial: Trial, args: argparse.Namespace) -> list[str]:
         "save.keep_last": 1,
         "save.keep_best": 0,
         "log.tensorboard": False,
-        **{f"data.layout.{name}": size for name, size in LAYOUT.items()},
+        # A row holds one ten-second clip and what fits beside it.
+        **{f"data.layout.{name}": size for name, size in STAGES["finetune"]["layout"].items()},
         **dict(args.set),
     }
     config = f"configs/finetune.py:model={args.model},tasks={'+'.join(trial.tasks)},{trial.variant.argument}"
     flags = [f"--config.{name}={value}" for name, value in values.items()]
     return [sys.executable, "-m", "launch.train", "--config", config, "--workdir", str(_run(trial, args)), *flags]
-
-
-# A row holds one ten-second clip and what fits beside it, see configs/train_mini.py.
-LAYOUT = dict(tokens=400, frames=12, windows=12, patch_rows=12, masks=2)
 
 
 def _run(trial: Trial, args: argparse.Namespace) -> pathlib.Path:

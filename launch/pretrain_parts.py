@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
-import multiprocessing
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +30,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from PIL import Image
 from safetensors.numpy import save_file
 
 from configs import mini
@@ -46,120 +43,19 @@ from crab_jax.groups import CheckpointError
 from crab_jax.model import CrabConfig
 from crab_jax.params import flatten, nest, subtree
 from crab_jax.starting import handed_on, newest_checkpoint
-from data_pipelines.fbank import STD, normalised_fbank
-from data_pipelines.world.casting import Casting, names_in, timed
+from data_pipelines.fbank import STD
 from data_pipelines.world.kinds import KINDS
-from data_pipelines.world.orders import RATE_HZ, Order, Studio
-from data_pipelines.world.pretraining import draw_scene
+from launch.part_scenes import BINS, NAMES, Job, batches, render_pictures, render_windows, rendered
 
 CELLS = 4  # a patch is read as 4 x 4 cells
-SHOTS = 2  # pictures of one scene
-SECONDS = 10  # of one sound
-BACKGROUND = 0.25  # weight of a cell without a performer: most have none
-PLACES, BINS = 5, 28  # performers of a picture at most; steps of a coordinate
+BACKGROUND = 0.25  # weight of a cell or pixel of nobody: most are
 PROMPTS = 3  # masks asked of one picture: what they share, everybody, falls out of the gradient
-_NAMES = list(KINDS)
-_studio = Studio()
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What a rendering process needs to know about one scene."""
-
-    split: str
-    index: int
-    seed: int
-    image_size: int
-    grid: int
-
-    def order(self, task: str, size: tuple[int, int]) -> Order:
-        return Order(pathlib.Path(), task, self.split, self.index, self.seed, size, 1)
-
-
-def render_pictures(job: Job) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Pictures of one scene, each with who is where.
-
-    Returns:
-        A picture, uint8 [S S 3]; the class of every cell, uint8 [G G], 0 is nobody; from left to right the class and
-        the box x1, y1, x2, y2 of every performer that is seen, int32 [PLACES 5], the box in steps of 1/BINS.
-    """
-    order = job.order("eye", (160, 120))
-    rng = order.rng()
-    scene = draw_scene(Casting.of(rng, job.split), order, 5, (1, 2, 3, 4, 5))
-    stage, out = _studio.stage(scene), []
-    for moment in rng.uniform(0, 5, SHOTS):
-        shot = stage.shot(float(moment))
-        classes = np.zeros(shot.masks.shape[1:], np.uint8)
-        boxes = []
-        for performer, mask, box in zip(scene.performers, shot.masks, shot.boxes(BINS)):
-            classes[mask] = 1 + _NAMES.index(performer.kind)
-            if box:
-                boxes.append((1 + _NAMES.index(performer.kind), *box))
-        placed = np.zeros((PLACES, 5), np.int32)
-        placed[: len(boxes)] = np.reshape(sorted(boxes, key=lambda b: b[1] + b[3]), (-1, 5))
-        packed = io.BytesIO()
-        Image.fromarray(shot.frame).save(packed, "JPEG", quality=int(rng.integers(50, 96)))
-        picture = np.asarray(Image.open(packed).resize((job.image_size,) * 2, Image.Resampling.BICUBIC))
-        cells = Image.fromarray(classes).resize((job.grid, job.grid), Image.Resampling.NEAREST)
-        out.append((picture, np.asarray(cells), placed))
-    return out
-
-
-def render_windows(job: Job) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Windows of one sound, float16 [F 128], each with how loud every kind is, float32 [K]; 0 is silent."""
-    order = job.order("ear", (32, 32))
-    rng = order.rng()
-    casting = Casting.of(rng, job.split)
-    cast = casting.stand(names_in("avss"), 0, int(rng.choice((1, 2, 3, 4), p=(0.3, 0.4, 0.2, 0.1))))
-    cast = [timed(p, heard=casting.spans(SECONDS), loudness=casting.loudness()) for p in cast]
-    scene = casting.scene(cast, duration_s=SECONDS, fps=1, size=order.size)
-    wave = _studio.stage(scene).sound(rate_hz=RATE_HZ).mean(1)
-    # Two seconds from anywhere, as music questions hear them, in every second sound; single seconds otherwise.
-    length = 2 if job.index % 2 else 1
-    starts = rng.uniform(0, SECONDS - 2, SECONDS // 2) if length == 2 else np.arange(SECONDS)
-    out = []
-    for start in starts:
-        loud = np.zeros(len(_NAMES), np.float32)
-        for performer in cast:
-            heard = sum(max(0.0, min(b, start + length) - max(a, start)) for a, b in performer.heard)
-            if heard >= 0.5:
-                loud[_NAMES.index(performer.kind)] = performer.loudness
-        part = wave[round(start * RATE_HZ) : round((start + length) * RATE_HZ)]
-        out.append((normalised_fbank(part.astype(np.float32)).astype(np.float16), loud))
-    return out
-
-
-def rendered(render: Callable[[Job], list], jobs: list[Job], processes: int) -> list:
-    """All examples of all jobs, in order, whatever the number of processes."""
-    started, out = time.monotonic(), []
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for done, some in enumerate(pool.imap(render, jobs, chunksize=8), 1):
-            out += some
-            if done % 500 == 0 or done == len(jobs):
-                print(f"rendered {done}/{len(jobs)} scenes in {time.monotonic() - started:.0f} s", flush=True)
-    return out
-
-
-def batches(groups: list[list[np.ndarray]], rows: int, seed: int) -> Iterator[list[np.ndarray]]:
-    """Endless batches, each out of one group (arrays of one length), groups in turn, shuffled anew every time."""
-
-    def of(group: list[np.ndarray], rng: np.random.Generator) -> Iterator[list[np.ndarray]]:
-        while True:
-            order = rng.permutation(len(group[0]))
-            for at in range(0, len(order) - rows + 1, rows):
-                chosen = order[at : at + rows]
-                yield [array[chosen] for array in group]
-
-    turns = [of(group, np.random.default_rng([seed, k])) for k, group in enumerate(groups)]
-    while True:
-        for turn in turns:
-            yield next(turn)
 
 
 def eye(config: CrabConfig) -> tuple[Callable, Callable]:
     """How it starts, and its loss with what it gets right."""
     module, grid = Clip(config.clip), config.clip.image_size // config.clip.patch_size
-    width, classes = config.clip.hidden_size, 1 + len(_NAMES)
+    width, classes = config.clip.hidden_size, 1 + len(NAMES)
 
     def start(key: jax.Array) -> dict[str, Any]:
         s = config.clip.image_size
@@ -187,7 +83,7 @@ def eye(config: CrabConfig) -> tuple[Callable, Callable]:
 
 def ear(config: CrabConfig) -> tuple[Callable, Callable]:
     """How it starts, and its loss with what it gets right."""
-    module, width, kinds = Beats(config.beats), config.beats.encoder_embed_dim, len(_NAMES)
+    module, width, kinds = Beats(config.beats), config.beats.encoder_embed_dim, len(NAMES)
 
     def start(key: jax.Array) -> dict[str, Any]:
         return {
@@ -216,7 +112,7 @@ def ear(config: CrabConfig) -> tuple[Callable, Callable]:
 def vl_projector(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Callable, Callable]:
     """How it starts, its loss with what it gets right, and what the eye makes of pictures."""
     clip, module = Clip(config.clip), QFormer(config.vl_projector)
-    sizes, classes = config.vl_projector, 1 + len(_NAMES)
+    sizes, classes = config.vl_projector, 1 + len(NAMES)
 
     def look(pictures, cells, placed):
         del cells
@@ -249,7 +145,7 @@ def vl_projector(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable,
 def al_projector(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Callable]:
     """How it starts, and its loss with what it gets right; the ear hears windows that nobody rendered, too."""
     beats, module = Beats(config.beats), QFormer(config.al_projector)
-    sizes, classes = config.al_projector, 1 + len(_NAMES)
+    sizes, classes = config.al_projector, 1 + len(NAMES)
 
     def start(key: jax.Array) -> dict[str, Any]:
         features = jnp.zeros((1, 1, sizes.encoder_width))
@@ -283,7 +179,12 @@ def al_projector(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable,
 
 def codes(width: int) -> jax.Array:
     """What stands for each kind before a language model has a say: float32 [kinds width]."""
-    return jax.random.normal(jax.random.key(0), (len(_NAMES), width))
+    return jax.random.normal(jax.random.key(0), (len(NAMES), width))
+
+
+def nobody(width: int) -> jax.Array:
+    """What stands for nobody: float32 [width]."""
+    return jax.random.normal(jax.random.key(1), (width,))
 
 
 def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Callable, Callable]:
@@ -293,9 +194,9 @@ def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Call
     """
     # Masks are compared where they are drawn: the last enlargement has no weights, and costs most.
     sizes = dataclasses.replace(config.mask_decoder, image_size=config.mask_decoder.low_res)
-    module, clip, kinds = MaskDecoder(sizes, jnp.float32), Clip(config.clip), len(_NAMES)
+    module, clip, kinds = MaskDecoder(sizes, jnp.float32), Clip(config.clip), len(NAMES)
     known = codes(sizes.in_features)
-    labels = jnp.asarray([0, *(KINDS[name].label for name in _NAMES)])
+    labels = jnp.asarray([0, *(KINDS[name].label for name in NAMES)])
 
     def look(pictures, classes, placed):
         del placed
@@ -311,15 +212,19 @@ def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Call
         return {"encoder": drawn}
 
     def loss(params: dict[str, Any], key: jax.Array | None, features, classes):
-        one, other, noise = jax.random.split(jax.random.key(0) if key is None else key, 3)
+        one, other, noise, gone = jax.random.split(jax.random.key(0) if key is None else key, 4)
         there = (classes[..., None] == 1 + jnp.arange(kinds)).any((1, 2))  # [B K]
         drawn = jnp.where(there, jax.random.uniform(one, there.shape), -1)
         place = jnp.argsort(jnp.argsort(-drawn, axis=-1), axis=-1)[:, None]  # of every kind, in an order by lot
-        # The n-th prompt names the n-th of those that are there (counted around), and some of the others.
+        # The n-th prompt names the n-th of those that are there (counted around), and some of the others; one in ten
+        # names nobody, or only some that may not be there.
         turn = jnp.arange(PROMPTS)[:, None] % jnp.maximum(there.sum(-1), 1)[:, None, None]  # [B N 1]
         more = jax.random.uniform(other, (len(there), PROMPTS, kinds)) < 0.15
-        named = (there[:, None] & ((place == turn) | more)).reshape(-1, kinds)  # [B·N K]
-        code = named @ known / jnp.sqrt(jnp.maximum(named.sum(-1, keepdims=True), 1))
+        keep, absent = jnp.split(jax.random.uniform(gone, (len(there), PROMPTS, 1 + kinds)), (1,), axis=-1)
+        named = (there[:, None] & (((place == turn) & (keep > 0.1)) | more)) | (absent < 0.01)
+        named = named.reshape(-1, kinds)  # [B·N K]
+        many = named.sum(-1, keepdims=True)
+        code = jnp.where(many > 0, named @ known / jnp.sqrt(jnp.maximum(many, 1)), nobody(known.shape[-1]))
         states = code[:, None] + 0.3 * jax.random.normal(noise, (len(code), sizes.mask_tokens, code.shape[-1]))
         again = jnp.repeat(features.astype(jnp.float32), PROMPTS, axis=0)
         classes = jnp.repeat(classes, PROMPTS, axis=0)
@@ -329,9 +234,13 @@ def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Call
         wanted = jnp.take_along_axis(shown, classes.reshape(len(code), -1).astype(int), -1).reshape(classes.shape)
         binary = losses.bce(masks["binary"][:, 0], wanted) + 0.5 * losses.dice(masks["binary"][:, 0], wanted)
         told = jnp.where(wanted, labels[classes], 0)
-        total = jnp.where(semantic, losses.semantic_ce(masks["semantic"], told), binary).mean()
+        weight = jnp.where(told == 0, BACKGROUND, 1.0)
+        each = optax.softmax_cross_entropy_with_integer_labels(jnp.moveaxis(masks["semantic"], 1, -1), told)
+        named_pixels = (each * weight).sum((1, 2)) / weight.sum((1, 2))
+        total = jnp.where(semantic, named_pixels, binary).mean()
         found = masks["binary"][:, 0] > 0
-        iou = (found & wanted).sum((1, 2)) / jnp.maximum((found | wanted).sum((1, 2)), 1)
+        either = (found | wanted).sum((1, 2))
+        iou = jnp.where(either > 0, (found & wanted).sum((1, 2)) / jnp.maximum(either, 1), 1.0)
         right = masks["semantic"].argmax(1) == told
         hits = ((right & wanted).sum((1, 2)) * semantic).sum() / jnp.maximum((wanted.sum((1, 2)) * semantic).sum(), 1)
         return total, {"IoU": (iou * ~semantic).sum() / (~semantic).sum(), "pixels of classes": hits}
@@ -408,9 +317,11 @@ def train(which: str, config: CrabConfig, args: argparse.Namespace) -> None:
 
     schedule = optax.warmup_cosine_decay_schedule(0.0, args.rate, args.steps // 20, args.steps, args.rate / 100)
     optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.02, mask=_matrices)
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.02, mask=matrices)
     )
     params = jax.jit(start)(jax.random.key(args.seed))
+    if args.start:
+        params["encoder"] = nest(subtree(handed_on(newest_checkpoint(args.start)), part.name))
     state = optimizer.init(params)
 
     @jax.jit
@@ -453,7 +364,7 @@ def _pieces(columns: list[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
         yield [column[at : at + size] for column in columns]
 
 
-def _matrices(params: Any) -> Any:
+def matrices(params: Any) -> Any:
     """What decays; frequencies (`pe`) are no weights, nothing may change them."""
     return jax.tree_util.tree_map_with_path(
         lambda at, x: x.ndim >= 2 and "'pe'" not in jax.tree_util.keystr(at), params
@@ -476,6 +387,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--encoder", type=pathlib.Path, metavar="FILE", help="the eye or ear that projectors and decoder read"
     )
+    parser.add_argument("--start", type=pathlib.Path, metavar="FILE", help="an earlier one to go on from")
     parser.add_argument("--scenes", type=int, default=6000, help="scenes to render (default 6000)")
     parser.add_argument("--steps", type=int, default=6000, help="optimizer steps (default 6000)")
     parser.add_argument("--rows", type=int, default=24, help="pictures or windows of a step (default 24)")

@@ -53,9 +53,11 @@ stage() { # NAME CORES
   return "$code"
 }
 
-stages() { # NAME…, one after another on one core
-  local name
-  for name in "$@"; do stage "$name" 1 || return; done
+language() { # reads what eye, ear and projectors say
+  [ -f "$RUNS/language.safetensors" ] && return
+  python -m launch.pretrain_language --parts "$RUNS" --out "$RUNS/language.unfinished" \
+    --steps "$(python -c "print(max(1, round(4500 * $SCALE)))")" > "$RUNS/language.log" 2>&1
+  mv "$RUNS/language.unfinished" "$RUNS/language.safetensors"
 }
 
 both() { # two functions with their arguments, each in one word, on one core each
@@ -85,17 +87,13 @@ say "building shards"
 crab data build pretrain-image pretrain-seg pretrain-audio avqa ave avvp arig s4 ms3 avss ref-avs avcap \
   --root "$RUNS/world" --out "$RUNS/shards" --size 112 --jobs "$JOBS"
 
-both "part vl_projector 5000 4500 --rows 48 --rate 2e-3 --encoder $RUNS/eye.safetensors" \
+both "part vl_projector 10000 9000 --rows 48 --rate 2e-3 --seed 2 --encoder $RUNS/eye.safetensors" \
   "part al_projector 2500 2500 --rows 32 --rate 2e-3 --encoder $RUNS/ear.safetensors"
-both "stages visual_pretrain audio_pretrain" \
-  "part decoder 2500 1500 --rows 8 --rate 2e-3 --encoder $RUNS/eye.safetensors"
-say "stage seg_pretrain"
-stage seg_pretrain 2
-say "stage finetune"
-stage finetune 2
-say "what the states of mask tokens mean"
-[ -f "$RUNS/bridge.safetensors" ] || python -m launch.bridge --run "$RUNS/finetune" \
-  --decoder "$RUNS/decoder.safetensors" --shards "$RUNS/shards" --out "$RUNS/bridge.safetensors"
+both "part decoder 4000 3200 --rows 8 --rate 2e-3 --seed 2 --encoder $RUNS/eye.safetensors" language
+for name in visual_pretrain audio_pretrain seg_pretrain finetune; do
+  say "stage $name"
+  stage "$name" 2
+done
 both "stage finetune_avs 1" "stage finetune_avss 1"
 
 say "weights"

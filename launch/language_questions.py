@@ -1,0 +1,399 @@
+"""What a language model is asked that has to learn to look somebody up and to tell the time.
+
+Pictures, videos and sounds are rendered once, with what is true about them; every question takes some of them and
+puts them together anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from crab_jax.tokens import MASK_RUN
+from data_pipelines.fbank import normalised_fbank
+from data_pipelines.world import phrases
+from data_pipelines.world.casting import Casting, names_in, pretending, timed
+from data_pipelines.world.kinds import KINDS
+from data_pipelines.world.orders import RATE_HZ
+from data_pipelines.world.pretraining import draw_scene
+from launch.part_scenes import NAMES, SECONDS, Job, shown, studio
+
+Spans = tuple[tuple[int, int], ...]
+Box = tuple[int, int, int, int]
+
+
+# ------------------------------------------------------------------------------------------------- what there is
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """Somebody in a picture (`box`, in the 224 grid) or a video (`spans`, whole seconds)."""
+
+    kind: str
+    box: Box | None = None
+    spans: Spans = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """Somebody in a sound."""
+
+    kind: str
+    spans: Spans
+    loudness: float
+
+
+def render_still(job: Job) -> list[tuple[np.ndarray, tuple[Seen, ...]]]:
+    """Two pictures, uint8 [1 S S 3], each with who is seen from left to right."""
+    order = job.order("language still", (160, 120))
+    rng = order.rng()
+    scene = draw_scene(Casting.of(rng, job.split), order, 5, (1, 2, 2, 3, 3, 4))
+    stage, out = studio().stage(scene), []
+    for moment in rng.uniform(0, 5, 2):
+        shot = stage.shot(float(moment))
+        who = tuple(Seen(p.kind, box) for p, box in zip(scene.performers, shot.boxes(224)) if box)
+        out.append((shown(shot.frame, rng, job.image_size)[None], who))
+    return out
+
+
+def render_video(job: Job) -> list[tuple[np.ndarray, tuple[Seen, ...]]]:
+    """A picture of every second, uint8 [10 S S 3], with who is seen when; all of them move as if they sounded."""
+    order = job.order("language video", (160, 120))
+    rng = order.rng()
+    casting = Casting.of(rng, job.split)
+    cast = casting.stand(names_in("avss"), int(rng.choice((1, 2, 3), p=(0.3, 0.4, 0.3))))
+    always = ((0, SECONDS),)
+    cast = [
+        timed(pretending(casting, p, SECONDS), seen=casting.spans(SECONDS) if casting.chance(0.7) else always)
+        for p in cast
+    ]
+    stage = studio().stage(casting.scene(cast, duration_s=SECONDS, fps=1, size=order.size))
+    frames = [shown(stage.shot(float(second)).frame, rng, job.image_size) for second in range(SECONDS)]
+    return [(np.stack(frames), tuple(Seen(p.kind, spans=_whole(p.seen)) for p in cast))]
+
+
+def render_sound(job: Job) -> list[tuple[np.ndarray, tuple[Heard, ...]]]:
+    """A window of every second, float16 [10 F 128], with who is heard when and how loudly."""
+    order = job.order("language sound", (32, 32))
+    rng = order.rng()
+    casting = Casting.of(rng, job.split)
+    cast = casting.stand(names_in("avss"), 0, int(rng.choice((1, 2, 3), p=(0.35, 0.4, 0.25))))
+    cast = [timed(p, heard=casting.spans(SECONDS), loudness=casting.loudness()) for p in cast]
+    scene = casting.scene(cast, duration_s=SECONDS, fps=1, size=order.size)
+    wave = studio().stage(scene).sound(rate_hz=RATE_HZ).mean(1).astype(np.float32)
+    windows = normalised_fbank(wave.reshape(SECONDS, RATE_HZ)).astype(np.float16)
+    return [(windows, tuple(Heard(p.kind, _whole(p.heard), p.loudness) for p in cast))]
+
+
+def _whole(spans: Sequence[tuple[float, float]]) -> Spans:
+    return tuple((round(a), round(b)) for a, b in spans)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """Everything of one sort: tokens float16 [n, items, queries, width], who is in it, and kind → where it is found."""
+
+    tokens: np.ndarray
+    who: list[tuple]
+    of: dict[str, list[int]]
+
+    @classmethod
+    def made(cls, tokens: np.ndarray, who: list[tuple]) -> Pool:
+        of: dict[str, list[int]] = {name: [] for name in NAMES}
+        for at, some in enumerate(who):
+            for kind in {x.kind for x in some}:
+                of[kind].append(at)
+        return cls(tokens, who, of)
+
+    def draw(self, rng: np.random.Generator, wanted: Sequence[str] = ()) -> int:
+        """One of them; if it can be, one with all that are wanted, or else with the first of them."""
+        options = self.of[wanted[0]] if wanted else []
+        for kind in wanted[1:]:
+            options = [at for at in options if any(x.kind == kind for x in self.who[at])] or options
+        return int(options[rng.integers(len(options))]) if options else int(rng.integers(len(self.who)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pools:
+    """All that questions are about."""
+
+    stills: Pool
+    videos: Pool
+    sounds: Pool
+
+
+# ---------------------------------------------------------------------------------------------------- questions
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A question with its answer, and who is to be marked (None: the answer has no mask)."""
+
+    question: str
+    answer: str
+    marked: tuple[str, ...] | None = None
+
+
+def _n(kind: str) -> str:
+    return phrases.noun(kind)
+
+
+def _box(box: Box) -> str:
+    x1, y1, x2, y2 = box
+    return f"its coordinate of top left corner is ({x1},{y1}) and coordinate of bottom right corner is ({x2},{y2})"
+
+
+def _absent(rng: np.random.Generator, there: Sequence[str]) -> str:
+    return phrases.one(rng, [name for name in NAMES if name not in there])
+
+
+def _big(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def about_still(rng: np.random.Generator, seen: Sequence[Seen]) -> Asked:
+    """Who stands where in a picture."""
+    count, one = len(seen), seen[int(rng.integers(len(seen)))]
+    at = seen.index(one)
+    match int(rng.integers(7)):
+        case 0:
+            parts = [f"{phrases.a(_n(p.kind))} from ({p.box[0]},{p.box[1]}) to ({p.box[2]},{p.box[3]})" for p in seen]
+            return Asked("Who stands where, from left to right?", _big(phrases.listing(parts)))
+        case 1 | 2:
+            return Asked(f"Where exactly is the {_n(one.kind)}?", _big(_box(one.box)))
+        case 3:
+            x1, y1, x2, y2 = one.box
+            return Asked(f"What is between ({x1},{y1}) and ({x2},{y2})?", _big(phrases.a(_n(one.kind))))
+        case 4 if count > 1:
+            right = at + 1 < count and (at == 0 or rng.random() < 0.5)
+            other = seen[at + 1 if right else at - 1]
+            side = "right" if right else "left"
+            return Asked(f"What stands next to the {_n(one.kind)}, to its {side}?", _big(phrases.a(_n(other.kind))))
+        case 5:
+            left = rng.random() < 0.5
+            p = seen[0 if left else -1]
+            side = "left" if left else "right"
+            return Asked(f"Who is farthest to the {side}, and where exactly?", f"The {_n(p.kind)}: {_box(p.box)}")
+        case _:
+            if rng.random() < 0.5:
+                return Asked("How many are there?", f"{_big(phrases.NUMBERS[count])}: {_list(seen)}")
+            kind = one.kind if rng.random() < 0.5 else _absent(rng, [p.kind for p in seen])
+            there = any(p.kind == kind for p in seen)
+            return Asked(f"Is there {phrases.a(_n(kind))}?", "Yes" if there else "No")
+
+
+def _list(some: Sequence[Any]) -> str:
+    return phrases.things([p.kind for p in some])
+
+
+def _in_order(heard: Sequence[Heard]) -> list[Heard]:
+    return sorted(heard, key=lambda h: (h.spans[0][0], -h.loudness))
+
+
+def about_sound(rng: np.random.Generator, heard: Sequence[Heard]) -> Asked:
+    """Who is heard when, and how loudly."""
+    one = heard[int(rng.integers(len(heard)))]
+    length = lambda h: sum(b - a for a, b in h.spans)  # noqa: E731
+    match int(rng.integers(8)):
+        case 0 | 1:
+            parts = [f"{KINDS[h.kind].sound} {phrases.times(h.spans)}" for h in _in_order(heard)]
+            return Asked("What is heard, and when?", _big(phrases.listing(parts)))
+        case 2:
+            if rng.random() < 0.15:
+                return Asked(f"When is the {_n(_absent(rng, [h.kind for h in heard]))} heard?", "Never")
+            return Asked(f"When is the {_n(one.kind)} heard?", _big(phrases.times(one.spans)))
+        case 3:
+            second = int(rng.integers(SECONDS))
+            now = [h for h in _in_order(heard) if _at(h.spans, second)]
+            return Asked(
+                f"What is heard from {second} to {second + 1} seconds?", _big(_list(now)) if now else "Nothing"
+            )
+        case 4:
+            loud = rng.random() < 0.5
+            p = sorted(heard, key=lambda h: h.loudness)[-1 if loud else 0]
+            return Asked(f"What is {'loudest' if loud else 'softest'}?", f"The {_n(p.kind)}")
+        case 5 if len(heard) > 1:
+            first = rng.random() < 0.5
+            p = _in_order(heard)[0 if first else -1]
+            return Asked(
+                f"What begins {'first' if first else 'last'}?", f"The {_n(p.kind)}, after {p.spans[0][0]} seconds"
+            )
+        case 6 if len(heard) > 1:
+            two = [heard[k] for k in rng.permutation(len(heard))[:2]]
+            longer = max(two, key=length)
+            times = phrases.listing([f"the {_n(h.kind)} {phrases.times(h.spans)}" for h in two])
+            names = " or the ".join(_n(h.kind) for h in two)
+            return Asked(f"What sounds longer, the {names}?", f"{_big(times)}: the {_n(longer.kind)}")
+        case _:
+            if rng.random() < 0.5:
+                return Asked(
+                    "How many things are heard?", f"{_big(phrases.NUMBERS[len(heard)])}: {_list(_in_order(heard))}"
+                )
+            kind = one.kind if rng.random() < 0.5 else _absent(rng, [h.kind for h in heard])
+            there = any(h.kind == kind for h in heard)
+            return Asked(f"Is {phrases.a(_n(kind))} heard?", "Yes" if there else "No")
+
+
+def _at(spans: Spans, second: int) -> bool:
+    return any(a <= second < b for a, b in spans)
+
+
+def about_video(rng: np.random.Generator, seen: Sequence[Seen]) -> Asked:
+    """Who is seen when."""
+    one = seen[int(rng.integers(len(seen)))]
+    match int(rng.integers(4)):
+        case 0:
+            parts = [f"{phrases.a(_n(p.kind))} {phrases.times(p.spans)}" for p in seen]
+            return Asked("What is seen, and when?", _big(phrases.listing(parts)))
+        case 1 | 2:
+            if rng.random() < 0.15:
+                return Asked(f"When is the {_n(_absent(rng, [p.kind for p in seen]))} seen?", "Never")
+            return Asked(f"When is the {_n(one.kind)} seen?", _big(phrases.times(one.spans)))
+        case _:
+            second = int(rng.integers(SECONDS))
+            now = [p for p in seen if _at(p.spans, second)]
+            return Asked(f"What is seen from {second} to {second + 1} seconds?", _big(_list(now)) if now else "Nobody")
+
+
+def _together(one: Spans, other: Spans) -> Spans:
+    both = [(max(a, c), min(b, d)) for a, b in one for c, d in other]
+    return tuple(sorted((a, b) for a, b in both if a < b))
+
+
+def about_both(rng: np.random.Generator, seen: Sequence[Seen], heard: Sequence[Heard]) -> Asked:
+    """Who is seen when, who is heard when, and who is both."""
+    by_kind = {h.kind: h for h in heard}
+    match int(rng.integers(6)):
+        case 0:
+            looks = [f"the {_n(p.kind)} {phrases.times(p.spans)}" for p in seen]
+            sounds = [f"the {_n(h.kind)} {phrases.times(h.spans)}" for h in _in_order(heard)]
+            return Asked(
+                "Who is seen when, and who is heard when?",
+                f"Seen: {phrases.listing(looks)}. Heard: {phrases.listing(sounds)}",
+            )
+        case 1 | 2 | 3:
+            parts = []
+            for p in seen:
+                if p.kind in by_kind and (both := _together(p.spans, by_kind[p.kind].spans)):
+                    parts.append(
+                        f"The {_n(p.kind)} is seen {phrases.times(p.spans)} and heard "
+                        f"{phrases.times(by_kind[p.kind].spans)}: {phrases.times(both)}"
+                    )
+            return Asked("Who is seen and heard at the same time, and when?", ". ".join(parts) or "Nobody")
+        case 4:
+            off = [h for h in _in_order(heard) if all(p.kind != h.kind for p in seen)]
+            return Asked("What is heard, but never seen?", _big(_list(off)) if off else "Nothing")
+        case _:
+            mute = [p for p in seen if p.kind not in by_kind]
+            return Asked("Who is seen, but never heard?", _big(_list(mute)) if mute else "Nobody")
+
+
+def _mark(rng: np.random.Generator, what: str, who: Sequence[str]) -> Asked:
+    ask = phrases.one(rng, ("Please mark {x}.", "Mark {x}.", "Please mark {x} in the picture.", "Show me {x}."))
+    reply = phrases.one(rng, ("{x} is {m}", "It is {m}", "{m}", "Here: {m}", "{x}: {m}"))
+    said = _big(reply.format(x=what, m=MASK_RUN))
+    return Asked(ask.format(x=what), said if rng.random() < 0.8 or not who else _named(who), tuple(who))
+
+
+def _named(who: Sequence[str]) -> str:
+    return f"{_big(phrases.the(who))}: {MASK_RUN}"
+
+
+def marked_alone(rng: np.random.Generator, seen: Sequence[Seen]) -> Asked:
+    """Marks somebody whom a picture alone tells."""
+    at, count = int(rng.integers(len(seen))), len(seen)
+    one = seen[at]
+    match int(rng.integers(5)):
+        case 0 if count > 1:
+            return _mark(rng, "the leftmost one" if at == 0 else "the rightmost one", [seen[0 if at == 0 else -1].kind])
+        case 1 if at + 1 < count:
+            return _mark(rng, f"the one just left of the {_n(seen[at + 1].kind)}", [one.kind])
+        case 2 if at:
+            return _mark(rng, f"the one just right of the {_n(seen[at - 1].kind)}", [one.kind])
+        case 3 if rng.random() < 0.4:
+            return _mark(rng, f"the {_n(_absent(rng, [p.kind for p in seen]))}", [])
+        case _:
+            return _mark(rng, f"the {_n(one.kind)}", [one.kind])
+
+
+def about_moment(rng: np.random.Generator, seen: Sequence[Seen], now: Sequence[Heard]) -> Asked:
+    """Who in a picture makes the sound of one second."""
+    sounding = [p for p in seen if any(h.kind == p.kind for h in now)]
+    if rng.random() < 0.5:
+        return _mark(
+            rng, phrases.one(rng, ("what makes the sound", "who sounds", "all that sound")), [p.kind for p in sounding]
+        )
+    if rng.random() < 0.7:
+        parts = [f"the {_n(p.kind)}: {_box(p.box)}" for p in sounding]
+        return Asked("Who makes the sound, and where exactly?", _big(". ".join(parts)) if parts else "Nobody")
+    mute = [p for p in seen if p not in sounding]
+    return Asked("Who is silent?", _big(_list(mute)) if mute else "Nobody")
+
+
+def about_track(rng: np.random.Generator, seen: Sequence[Seen], heard: Sequence[Heard]) -> Asked:
+    """Who in a picture is the one that a longer sound tells: the loudest, the first, the one that never sounds."""
+    by_kind = {h.kind: h for h in heard}
+    sounding = [p for p in seen if p.kind in by_kind]
+    mute = [p for p in seen if p.kind not in by_kind]
+    options: list[tuple[str, Sequence[Seen]]] = []
+    if len(mute) == 1:
+        options += [("the one that never sounds", mute), ("the silent one", mute)]
+    if len(sounding) == 1:
+        options += [("the only one that sounds", sounding), ("what sounds", sounding)]
+    if len(sounding) > 1:
+        loud = sorted(sounding, key=lambda p: by_kind[p.kind].loudness)
+        begin = sorted(sounding, key=lambda p: by_kind[p.kind].spans[0][0])
+        options += [("the loudest", loud[-1:]), ("the softest of those that sound", loud[:1])]
+        options += [("the sounding one farthest to the left", sounding[:1])]
+        options += [("the sounding one farthest to the right", sounding[-1:])]
+        if len({by_kind[p.kind].spans[0][0] for p in begin}) == len(begin):
+            options += [("the first one that sounds", begin[:1]), ("the one that begins last", begin[-1:])]
+    kind = seen[int(rng.integers(len(seen)))].kind
+    word = "silent" if kind in by_kind else "sounding"
+    options += [(f"the {word} {_n(kind)}", ()), ("all that sound", sounding)]
+    what, who = options[int(rng.integers(len(options)))]
+    if rng.random() < 0.6:
+        return _mark(rng, what, [p.kind for p in who])
+    if not who:
+        return Asked(f"Where is {what}?", "There is none")
+    return Asked(f"Where is {what}?", _big(". ".join(f"the {_n(p.kind)}: {_box(p.box)}" for p in who)))
+
+
+SHARES = {"still": 1, "mark": 1, "sound": 2, "video": 1, "both": 3, "moment": 3, "track": 2}  # sort → how often
+
+
+def questions(rng: np.random.Generator, pools: Pools) -> Iterator[tuple[str, Asked, np.ndarray, np.ndarray]]:
+    """Endless: sort, question, what is seen [t Q D], what is heard [a Q D] (either may have no item)."""
+    empty = pools.stills.tokens[0, :0]
+    while True:
+        sort = str(rng.choice(list(SHARES), p=np.array([*SHARES.values()]) / sum(SHARES.values())))
+        if sort in ("still", "mark"):
+            at = pools.stills.draw(rng)
+            asked = (about_still if sort == "still" else marked_alone)(rng, pools.stills.who[at])
+            yield sort, asked, pools.stills.tokens[at], empty
+            continue
+        if sort == "video":
+            at = pools.videos.draw(rng)
+            yield sort, about_video(rng, pools.videos.who[at]), pools.videos.tokens[at], empty
+            continue
+        track = pools.sounds.draw(rng)
+        heard, windows = pools.sounds.who[track], pools.sounds.tokens[track]
+        if sort == "sound":
+            yield sort, about_sound(rng, heard), empty, windows
+            continue
+        wanted = [heard[k].kind for k in rng.permutation(len(heard))[: int(rng.integers(1, 4))]]
+        if sort == "both":
+            at = pools.videos.draw(rng, wanted)
+            yield sort, about_both(rng, pools.videos.who[at], heard), pools.videos.tokens[at], windows
+        elif sort == "moment":
+            second = int(rng.integers(SECONDS))
+            now = [h for h in heard if _at(h.spans, second)]
+            at = pools.stills.draw(rng, [h.kind for h in now][: int(rng.integers(1, 4))])
+            asked = about_moment(rng, pools.stills.who[at], now)
+            yield sort, asked, pools.stills.tokens[at], windows[second : second + 1]
+        else:
+            at = pools.stills.draw(rng, wanted)
+            yield sort, about_track(rng, pools.stills.who[at], heard), pools.stills.tokens[at], windows

@@ -1,0 +1,192 @@
+"""What the language model of crab-mini is asked before it meets the nine tasks, and how it learns from it."""
+
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import mini
+from crab_jax.config import build
+from crab_jax.model import CrabConfig, abstract
+from crab_jax.starting import handed_on, newest_checkpoint
+from crab_jax.tokens import MASK_RUN, Tokenizer
+from data_pipelines.world import phrases
+from data_pipelines.world.kinds import KINDS
+from launch import language_questions as lq
+from launch import pretrain_language as pl
+from launch.language_questions import Heard, Pool, Pools, Seen
+from launch.part_scenes import NAMES
+from launch.pretrain_parts import codes, nobody, write
+
+CONFIG = build(CrabConfig, mini.get_config().model.to_dict())
+CAT, DRUM, CELLO = (next(k for k in NAMES if k.startswith(word)) for word in ("cat", "drum", "cello"))
+PICTURE = (Seen(CAT, (0, 10, 50, 90)), Seen(DRUM, (100, 20, 180, 200)))
+VIDEO = (Seen(CAT, spans=((0, 4),)), Seen(DRUM, spans=((2, 10),)))
+SOUND = (Heard(DRUM, ((1, 3), (5, 9)), 0.1), Heard(CELLO, ((2, 10),), 0.2))
+
+
+def asked(about, *facts, count=300):
+    """Question → the different things that are asked and answered."""
+    rng = np.random.default_rng(0)
+    return {(a.question, a.answer, a.marked) for a in (about(rng, *facts) for _ in range(count))}
+
+
+def test_answers_about_a_picture():
+    found = dict(pair[:2] for pair in asked(lq.about_still, PICTURE))
+    assert found["Where exactly is the drum?"].endswith(
+        "top left corner is (100,20) and coordinate of bottom right corner is (180,200)"
+    )
+    assert found["What stands next to the cat, to its right?"] == "A drum"
+    assert found["What stands next to the drum, to its left?"] == "A cat"
+    assert found["How many are there?"] == "Two: a cat and a drum"
+    assert found["Is there a cat?"] == "Yes"
+    assert "No" in found.values()
+    assert found["What is between (0,10) and (50,90)?"] == "A cat"
+
+
+def test_answers_about_a_sound():
+    found = dict(pair[:2] for pair in asked(lq.about_sound, SOUND))
+    assert found["When is the drum heard?"] == "From 1 to 3 and from 5 to 9 seconds"
+    assert found["What is heard from 2 to 3 seconds?"] == "A drum and a cello"
+    assert found["What is heard from 0 to 1 seconds?"] == "Nothing"
+    assert found["What is heard from 4 to 5 seconds?"] == "A cello"
+    assert found["What is loudest?"] == "The cello"
+    assert found["What begins first?"] == "The drum, after 1 seconds"
+    longer = [answer for question, answer in found.items() if question.startswith("What sounds longer")]
+    assert longer
+    assert all(answer.endswith(": the cello") for answer in longer)
+
+
+def test_answers_about_a_video_and_its_sound():
+    found = dict(pair[:2] for pair in asked(lq.about_both, VIDEO, SOUND))
+    together = found["Who is seen and heard at the same time, and when?"]
+    assert together == (
+        "The drum is seen from 2 to 10 seconds and heard from 1 to 3 and from 5 to 9 seconds: "
+        "from 2 to 3 and from 5 to 9 seconds"
+    )
+    assert found["What is heard, but never seen?"] == "A cello"
+    assert found["Who is seen, but never heard?"] == "A cat"
+    alone = dict(pair[:2] for pair in asked(lq.about_video, VIDEO))
+    assert alone["What is seen from 5 to 6 seconds?"] == "A drum"
+    assert alone["When is the cat seen?"] == "From 0 to 4 seconds"
+
+
+@pytest.mark.parametrize(
+    ("about", "facts", "who"),
+    [
+        (lq.about_moment, (PICTURE, SOUND[:1]), {"what makes the sound": (DRUM,), "who sounds": (DRUM,)}),
+        (lq.about_moment, (PICTURE, SOUND[1:]), {"all that sound": ()}),
+        (
+            lq.about_track,
+            (PICTURE, SOUND),
+            {"the silent one": (CAT,), "the only one that sounds": (DRUM,), "the silent drum": ()},
+        ),
+        (
+            lq.about_track,
+            (PICTURE, (Heard(CAT, ((4, 6),), 0.1), Heard(DRUM, ((0, 3),), 0.05))),
+            {"the loudest": (CAT,), "the first one that sounds": (DRUM,), "all that sound": (CAT, DRUM)},
+        ),
+        (
+            lq.marked_alone,
+            (PICTURE,),
+            {"the rightmost one": (DRUM,), "the one just left of the drum": (CAT,), "the cat": (CAT,)},
+        ),
+    ],
+)
+def test_who_is_marked(about, facts, who):
+    found = {}
+    for question, answer, marked in asked(about, *facts, count=800):
+        assert (marked is not None) == (MASK_RUN in answer), (question, answer)
+        if marked is not None:
+            what = re.sub(r"^(Please mark|Mark|Show me) | in the picture\.$|\.$", "", question)
+            found.setdefault(what, set()).add(marked)
+    assert {what: found.get(what) for what in who} == {what: {marked} for what, marked in who.items()}
+
+
+def pools(rng, queries=4, width=160):
+    """What every item says is its own number, so that it can be found again."""
+
+    def pool(who, items, first):
+        tokens = first + np.arange(len(who) * items).reshape(len(who), items, 1, 1)
+        return Pool.made(np.broadcast_to(tokens, (len(who), items, queries, width)).astype(np.float32), who)
+
+    return Pools(pool([PICTURE] * 5, 1, 1), pool([VIDEO] * 5, 10, 100), pool([SOUND] * 5, 10, 1000))
+
+
+def test_rows_hold_what_their_questions_are_about():
+    tokenizer = Tokenizer.tiny()
+    rows = pl.Rows(pools(None), tokenizer=tokenizer, seed=(1,), rows=3)
+    ids, filled = tokenizer.token_ids, []
+    for batch, seen, heard, marked in itertools.islice(rows, 12):
+        filled.append((batch.segment > 0).mean())
+        assert seen.shape == (3, pl.LAYOUT.frames * 4, 160)
+        for row in range(3):
+            for tokens, slots in ((seen[row, :, 0], ids.visual), (heard[row, :, 0], (ids.audio,))):
+                wanted = np.isin(batch.tokens[row], slots).sum()
+                assert (tokens[:wanted] > 0).all(), "every placeholder gets something"
+                assert (tokens[wanted:] == 0).all(), "and nothing is left over"
+            assert (marked[row].sum(-1) > 0).sum() <= (batch.mask_segment[row] > 0).sum()
+            masks = np.isin(batch.tokens[row], ids.masks).sum()
+            assert masks == 6 * (batch.mask_segment[row] > 0).sum()
+    assert np.mean(filled) > 0.8
+
+
+def test_a_state_that_is_a_code_is_right():
+    rows = iter(pl.Rows(pools(None), tokenizer=Tokenizer.tiny(), seed=(2,), rows=4))
+    batch, seen, heard, marked = next(rows)
+    assert (batch.mask_segment > 0).any()
+    many = marked.sum(-1, keepdims=True)
+    said = np.where(many > 0, marked @ codes(160) / np.sqrt(np.maximum(many, 1)), nobody(160))
+
+    class Speaks:
+        """Says exactly the code at every mask, or that of somebody else."""
+
+        def __init__(self, turn):
+            self.turn = turn
+
+        def apply(self, variables, tokens, *media, method):
+            states = np.zeros((*tokens.shape, 160), np.float32)
+            from crab_jax.model import mask_positions
+
+            at = np.asarray(mask_positions(batch, CONFIG.token_ids))
+            for row, place in zip(*np.nonzero(batch.mask_segment)):
+                states[row, at[row, place]] = np.roll(said[row, place], self.turn)
+            return jnp.asarray(states), jnp.zeros((*tokens.shape, CONFIG.llama.vocab_size))
+
+    nll, count, off, masks, right, alone = pl.losses(Speaks(0), CONFIG.token_ids, {}, batch, seen, heard, marked)
+    assert float(nll / count) == pytest.approx(np.log(CONFIG.llama.vocab_size), rel=1e-5)
+    assert (float(off), float(masks)) == (0, (batch.mask_segment > 0).sum())
+    assert float(right) == float(alone) > 0
+    _, _, off, masks, right, alone = pl.losses(Speaks(1), CONFIG.token_ids, {}, batch, seen, heard, marked)
+    assert float(off / masks) > 1
+    assert float(right) < float(alone)
+
+
+@pytest.mark.slow
+def test_what_is_written_starts_a_stage(tmp_path):
+    wanted = abstract(CONFIG)
+    rng = np.random.default_rng(0)
+    names = {"clip": "eye", "beats": "ear", "vl_projector": "vl_projector", "al_projector": "al_projector"}
+    for part, name in names.items():
+        here = {p: x for p, x in wanted.items() if p.startswith(f"{part}/")}
+        write(
+            tmp_path / f"{name}.safetensors", {p: rng.normal(0, 0.05, x.shape).astype(x.dtype) for p, x in here.items()}
+        )
+    sizes = ["--stills", "8", "--videos", "2", "--sounds", "8", "--steps", "3", "--rows", "1", "--log-every", "1"]
+    out = tmp_path / "language.safetensors"
+    pl.main(["--parts", str(tmp_path), "--out", str(out), *sizes])
+    given = handed_on(newest_checkpoint(out))
+    speaks = {p: x.shape for p, x in wanted.items() if p.startswith("llama/") and "/lora_" not in p}
+    assert {p: x.shape for p, x in given.items()} == speaks
+    (tmp_path / "eye.safetensors").unlink()
+    with pytest.raises(SystemExit):
+        pl.main(["--parts", str(tmp_path), "--out", str(out), *sizes])
+
+
+def test_everything_has_a_name_to_be_asked_for():
+    nouns = [phrases.noun(kind) for kind in NAMES]
+    assert len(set(nouns)) == len(KINDS)
+    assert jax.numpy.unique(codes(16).round(3), axis=0).shape[0] == len(KINDS)
