@@ -27,7 +27,7 @@ class Argument:
     Every stage knows these names; a stage may know more.
 
         preset   recommended | reference: the published recipe with its surprises | smoke: three steps of the tiny model
-        model    published | bench_mid | tiny | base (all of the weights folder: sizes, LoRA, how its dropout is drawn)
+        model    published | bench_mid | mini | tiny | base (all of the weights folder: sizes, LoRA, dropout)
         heads    LoRA heads of the sizes in `model`, unless that is base
         train    stage | full (every weight, for small models) | lora (plain LoRA: one head, no router; not with base)
         tasks    all, or some of the stage's, joined by +

@@ -9,9 +9,9 @@ as in the published recipe, and why:
 * nothing here is pretrained. Eye, ear, projectors and mask decoder come from `launch/pretrain_parts.py`, the language
   model from `launch/pretrain_language.py`; eye and ear are frozen from then on, as CLIP and BEATs are. The language
   model is trained as a whole, not by LoRA alone: it has learned much less than a LLaMA;
-* the joint stage also has mask losses, through a decoder that stays as it is: it draws whom a code names, and the
-  language model goes on learning to say the code; the last two stages train the decoder alone, not the vocabulary, so
-  that states of mask tokens go on meaning what they mean.
+* the joint stage (and the one before) also has mask losses, through a decoder that stays as it is: it draws whom a
+  code names, and the language model goes on learning to say the code; the last two stages train the decoder alone, not
+  the vocabulary, so that states of mask tokens go on meaning what they mean.
 """
 
 from __future__ import annotations
@@ -94,7 +94,6 @@ def get_config(arg: str = "visual_pretrain") -> ConfigDict:
     if name == "finetune":  # every clip comes several times
         for projector in ("vl_projector", "al_projector"):
             config.model[projector].dropout = 0.1
-    # A long warm-up: while the rate is high and the pictures still say nothing, projectors learn to be constant.
     config.optim.update(learning_rate=stage["rate"], b2=0.98, warmup_ratio=0.05)
     config.save.update(every_steps=200, keep_last=1, keep_best=0)
     config.log.update(every_steps=20, tensorboard=False)

@@ -15,7 +15,7 @@ import numpy as np
 from crab_jax.tokens import MASK_RUN
 from data_pipelines.fbank import normalised_fbank
 from data_pipelines.world import phrases
-from data_pipelines.world.casting import Casting, names_in, pretending, timed
+from data_pipelines.world.casting import Casting, names_in, pretending, reserved_pair, timed
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.orders import RATE_HZ
 from data_pipelines.world.pretraining import draw_scene
@@ -30,7 +30,7 @@ Box = tuple[int, int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """Somebody in a picture (`box`, in the 224 grid) or a video (`spans`, whole seconds)."""
+    """Somebody in a picture (`box`, in the 224 grid), or on the stage of a video (`spans`, whole seconds)."""
 
     kind: str
     box: Box | None = None
@@ -215,7 +215,7 @@ def about_sound(rng: np.random.Generator, heard: Sequence[Heard]) -> Asked:
             loud = rng.random() < 0.5
             p = sorted(heard, key=lambda h: h.loudness)[-1 if loud else 0]
             return Asked(f"What is {'loudest' if loud else 'softest'}?", f"The {_n(p.kind)}")
-        case 5 if len(heard) > 1:
+        case 5 if len({h.spans[0][0] for h in heard}) == len(heard) > 1:
             first = rng.random() < 0.5
             p = _in_order(heard)[0 if first else -1]
             return Asked(
@@ -223,10 +223,11 @@ def about_sound(rng: np.random.Generator, heard: Sequence[Heard]) -> Asked:
             )
         case 6 if len(heard) > 1:
             two = [heard[k] for k in rng.permutation(len(heard))[:2]]
-            longer = max(two, key=length)
+            same = length(two[0]) == length(two[1])
+            longer = "none of them" if same else f"the {_n(max(two, key=length).kind)}"
             times = phrases.listing([f"the {_n(h.kind)} {phrases.times(h.spans)}" for h in two])
             names = " or the ".join(_n(h.kind) for h in two)
-            return Asked(f"What sounds longer, the {names}?", f"{_big(times)}: the {_n(longer.kind)}")
+            return Asked(f"What sounds longer, the {names}?", f"{_big(times)}: {longer}")
         case _:
             if rng.random() < 0.5:
                 return Asked(
@@ -351,9 +352,10 @@ def about_track(rng: np.random.Generator, seen: Sequence[Seen], heard: Sequence[
         options += [("the sounding one farthest to the right", sounding[-1:])]
         if len({by_kind[p.kind].spans[0][0] for p in begin}) == len(begin):
             options += [("the first one that sounds", begin[:1]), ("the one that begins last", begin[-1:])]
-    kind = seen[int(rng.integers(len(seen)))].kind
-    word = "silent" if kind in by_kind else "sounding"
-    options += [(f"the {word} {_n(kind)}", ()), ("all that sound", sounding)]
+    one, silent = seen[int(rng.integers(len(seen)))], bool(rng.random() < 0.5)
+    true = silent == (one.kind not in by_kind)
+    options += [(f"the {'silent' if silent else 'sounding'} {_n(one.kind)}", (one,) if true else ())]
+    options += [("all that sound", sounding)]
     what, who = options[int(rng.integers(len(options)))]
     if rng.random() < 0.6:
         return _mark(rng, what, [p.kind for p in who])
@@ -363,37 +365,46 @@ def about_track(rng: np.random.Generator, seen: Sequence[Seen], heard: Sequence[
 
 
 SHARES = {"still": 1, "mark": 1, "sound": 2, "video": 1, "both": 3, "moment": 3, "track": 2}  # sort → how often
+OTHERS = 0.15  # of pictures are not chosen to go with their sound
 
 
 def questions(rng: np.random.Generator, pools: Pools) -> Iterator[tuple[str, Asked, np.ndarray, np.ndarray]]:
     """Endless: sort, question, what is seen [t Q D], what is heard [a Q D] (either may have no item)."""
-    empty = pools.stills.tokens[0, :0]
+    nothing = pools.stills.tokens[0, :0]
+    shares = np.array([*SHARES.values()]) / sum(SHARES.values())
+
+    def shown_with(pool: Pool, heard: Sequence[Heard]) -> int:
+        """A picture or video for a sound, mostly with somebody in it who sounds; never a pair kept for testing."""
+        wanted = [heard[k].kind for k in rng.permutation(len(heard))[: int(rng.integers(1, 4))]]
+        while True:
+            at = pool.draw(rng, wanted if rng.random() > OTHERS else ())
+            if not any(reserved_pair(p.kind, h.kind) for p in pool.who[at] for h in heard if p.kind != h.kind):
+                return at
+
     while True:
-        sort = str(rng.choice(list(SHARES), p=np.array([*SHARES.values()]) / sum(SHARES.values())))
+        sort = str(rng.choice(list(SHARES), p=shares))
         if sort in ("still", "mark"):
             at = pools.stills.draw(rng)
             asked = (about_still if sort == "still" else marked_alone)(rng, pools.stills.who[at])
-            yield sort, asked, pools.stills.tokens[at], empty
+            yield sort, asked, pools.stills.tokens[at], nothing
             continue
         if sort == "video":
             at = pools.videos.draw(rng)
-            yield sort, about_video(rng, pools.videos.who[at]), pools.videos.tokens[at], empty
+            yield sort, about_video(rng, pools.videos.who[at]), pools.videos.tokens[at], nothing
             continue
         track = pools.sounds.draw(rng)
         heard, windows = pools.sounds.who[track], pools.sounds.tokens[track]
         if sort == "sound":
-            yield sort, about_sound(rng, heard), empty, windows
-            continue
-        wanted = [heard[k].kind for k in rng.permutation(len(heard))[: int(rng.integers(1, 4))]]
-        if sort == "both":
-            at = pools.videos.draw(rng, wanted)
+            yield sort, about_sound(rng, heard), nothing, windows
+        elif sort == "both":
+            at = shown_with(pools.videos, heard)
             yield sort, about_both(rng, pools.videos.who[at], heard), pools.videos.tokens[at], windows
         elif sort == "moment":
             second = int(rng.integers(SECONDS))
             now = [h for h in heard if _at(h.spans, second)]
-            at = pools.stills.draw(rng, [h.kind for h in now][: int(rng.integers(1, 4))])
+            at = shown_with(pools.stills, now)
             asked = about_moment(rng, pools.stills.who[at], now)
             yield sort, asked, pools.stills.tokens[at], windows[second : second + 1]
         else:
-            at = pools.stills.draw(rng, wanted)
+            at = shown_with(pools.stills, heard)
             yield sort, about_track(rng, pools.stills.who[at], heard), pools.stills.tokens[at], windows

@@ -7,7 +7,8 @@ of the generated world (`launch.language_questions`): who is where (as a box), w
 louder, first, left of somebody, and who of all these makes the sound. Eye, ear and projectors are as
 `launch.pretrain_parts` has left them, so what they say of a picture or of a second of sound is worked out once; and a
 step costs no more than the language model itself. Scenes are drawn by the rules of the training split, from seeds of
-their own; questions and answers are not worded as those of the nine tasks.
+their own. None of the nine tasks is asked; a box is written as ARIG writes it, and some of those to be marked are
+called what Ref-AVS calls them.
 
 Asked to mark somebody, it learns to say the code that the mask decoder draws (`launch.pretrain_parts.codes`): the
 states that predict the mask tokens come to be this code.
@@ -182,6 +183,16 @@ def losses(model: Crab, ids, params, batch: Batch, seen, heard, marked):
     return nll.sum(), count.sum(), off, there.sum(), right, alone.sum()
 
 
+def _earlier(path: pathlib.Path, wanted: dict[str, jax.Array]) -> dict:
+    """The language model of an earlier file, without LoRA."""
+    found = {
+        p: x for p, x in handed_on(newest_checkpoint(path)).items() if p.startswith("llama/") and "/lora_" not in p
+    }
+    if {p: x.shape for p, x in found.items()} != {p: x.shape for p, x in wanted.items()}:
+        raise CheckpointError(f"{path}: expected the {len(wanted)} arrays of a language model of configs/mini.py")
+    return nest({p: jnp.asarray(np.asarray(x)) for p, x in found.items()})
+
+
 def train(config: CrabConfig, args: argparse.Namespace) -> None:
     """Renders, trains, prints what unseen scenes say, writes the language model."""
     tokenizer, ids = Tokenizer.tiny(), config.token_ids
@@ -190,6 +201,13 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
         al_projector=None, mask_decoder=None,
     )  # fmt: skip
     model = Crab(only, jnp.float32)
+    zeros = jnp.zeros((1, 8), jnp.int32)
+    params = model.init(
+        jax.random.key(args.seed), zeros,
+        method=lambda m, t: m.llama.logits(m.llama(m.llama.embed(t), t, Segments(t))[0]),
+    )["params"]  # fmt: skip
+    if args.start:
+        params = _earlier(args.start, flatten(params))
 
     def drawn(split: str, share: float, number: int) -> Iterator:
         pools = pools_of(config, args, split, share)
@@ -197,13 +215,6 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
 
     others, rows = drawn("val", 0.04, 2), drawn("train", 1.0, 1)
     unseen = [next(others) for _ in range(max(32 // args.rows, 1))]
-    zeros = jnp.zeros((1, 8), jnp.int32)
-    params = model.init(
-        jax.random.key(args.seed), zeros,
-        method=lambda m, t: m.llama.logits(m.llama(m.llama.embed(t), t, Segments(t))[0]),
-    )["params"]  # fmt: skip
-    if args.start:
-        params = nest({p: jnp.asarray(np.asarray(x)) for p, x in handed_on(newest_checkpoint(args.start)).items()})
     schedule = optax.warmup_cosine_decay_schedule(0.0, args.rate, args.steps // 20, args.steps, args.rate / 100)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.02, mask=matrices)
@@ -247,7 +258,7 @@ def main(argv: list[str] | None = None) -> None:
     add, path = parser.add_argument, pathlib.Path
     add("--parts", type=path, required=True, metavar="DIR", help="with eye, ear and both projectors, as safetensors")
     add("--out", type=path, required=True, help="safetensors file to write")
-    add("--start", type=path, help="safetensors file of an earlier one to go on from")
+    add("--start", type=path, metavar="FILE", help="an earlier one to go on from")
     add("--stills", type=int, default=3000, help="scenes with two pictures each (default 3000)")
     add("--videos", type=int, default=1500, help="of ten pictures (default 1500)")
     add("--sounds", type=int, default=4000, help="of ten seconds (default 4000)")
@@ -255,7 +266,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--rows", type=int, default=4, help=f"of a step, of {LAYOUT.tokens} tokens (default 4)")
     add("--rate", type=float, default=1.5e-3, help="peak learning rate (default 1.5e-3)")
     add("--marking", type=float, default=0.5, help="weight of codes beside words (default 0.5)")
-    add("--seed", type=int, default=3, help="another one than that of the parts, which know their own scenes too well")
+    add("--seed", type=int, default=3, help="of scenes, questions and first weights (default 3)")
     add("--jobs", type=int, default=1, help="processes that render (default 1)")
     add("--log-every", type=int, default=100)
     add("--save-every", type=int, default=500)

@@ -1,12 +1,12 @@
 """Eye, ear, projectors and mask decoder for small models, which have no published weights to start from.
 
-    python -m launch.pretrain_parts eye --out runs/mini/eye.safetensors
-    python -m launch.pretrain_parts ear --out runs/mini/ear.safetensors
-    python -m launch.pretrain_parts vl_projector --encoder runs/mini/eye.safetensors --out runs/mini/vl.safetensors
-    python -m launch.pretrain_parts al_projector --encoder runs/mini/ear.safetensors --out runs/mini/al.safetensors
-    python -m launch.pretrain_parts decoder --encoder runs/mini/eye.safetensors --out runs/mini/decoder.safetensors
+    python -m launch.pretrain_parts eye --out eye.safetensors
+    python -m launch.pretrain_parts ear --out ear.safetensors
+    python -m launch.pretrain_parts vl_projector --encoder eye.safetensors --out vl_projector.safetensors
+    python -m launch.pretrain_parts al_projector --encoder ear.safetensors --out al_projector.safetensors
+    python -m launch.pretrain_parts decoder --encoder eye.safetensors --out decoder.safetensors
 
-The published system gets both encoders trained and leaves them alone, and starts its projectors from BERT. A small one
+The published system gets both encoders trained and leaves them alone. A small one
 can get such a start here. The encoders learn what is where in pictures of the generated world (the class of every cell
 of every patch, read off each tap), and what sounds how loudly in its windows of sound. The projectors learn to sum that
 up: each query one performer with its box, from left to right, or one sound with its loudness, the loudest first. The
@@ -216,8 +216,8 @@ def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Call
         there = (classes[..., None] == 1 + jnp.arange(kinds)).any((1, 2))  # [B K]
         drawn = jnp.where(there, jax.random.uniform(one, there.shape), -1)
         place = jnp.argsort(jnp.argsort(-drawn, axis=-1), axis=-1)[:, None]  # of every kind, in an order by lot
-        # The n-th prompt names the n-th of those that are there (counted around), and some of the others; one in ten
-        # names nobody, or only some that may not be there.
+        # The n-th prompt names the n-th of those that are there (counted around, and nine times in ten), some of the
+        # others, and now and then somebody who is not there. Who names nobody asks for nothing.
         turn = jnp.arange(PROMPTS)[:, None] % jnp.maximum(there.sum(-1), 1)[:, None, None]  # [B N 1]
         more = jax.random.uniform(other, (len(there), PROMPTS, kinds)) < 0.15
         keep, absent = jnp.split(jax.random.uniform(gone, (len(there), PROMPTS, 1 + kinds)), (1,), axis=-1)
@@ -296,11 +296,8 @@ def train(which: str, config: CrabConfig, args: argparse.Namespace) -> None:
     """Renders, trains, prints what unseen scenes say, writes the part."""
     part, side, out = PARTS[which], config.clip.image_size, args.out
     grid = config.mask_decoder.low_res if which == "decoder" else side // config.clip.patch_size * CELLS
-    given = ()
-    if part.encoder:
-        given = (nest(subtree(handed_on(newest_checkpoint(args.encoder)), part.encoder)),)
-        if not given[0]:
-            raise CheckpointError(f"{args.encoder}: expected {part.encoder}/…, found none of it")
+    given = (_read(args.encoder, part.encoder),) if part.encoder else ()
+    earlier = _read(args.start, part.name) if args.start else None
     start, loss, *once = part.learn(config, *given)
     seen_once = jax.jit(once[0]) if once else None
 
@@ -321,7 +318,7 @@ def train(which: str, config: CrabConfig, args: argparse.Namespace) -> None:
     )
     params = jax.jit(start)(jax.random.key(args.seed))
     if args.start:
-        params["encoder"] = nest(subtree(handed_on(newest_checkpoint(args.start)), part.name))
+        params["encoder"] = earlier
     state = optimizer.init(params)
 
     @jax.jit
@@ -348,6 +345,14 @@ def train(which: str, config: CrabConfig, args: argparse.Namespace) -> None:
             )
     write(out, {f"{part.name}/{path}": x for path, x in flatten(params["encoder"]).items()})
     print(f"{which}: {out}", flush=True)
+
+
+def _read(path: pathlib.Path, part: str) -> dict[str, Any]:
+    """One part of a file or run, as a tree."""
+    found = nest(subtree(handed_on(newest_checkpoint(path)), part))
+    if not found:
+        raise CheckpointError(f"{path}: expected {part}/…, found none of it")
+    return found
 
 
 def write(out: pathlib.Path, part: dict[str, Any]) -> None:
@@ -402,7 +407,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         train(args.which, config, args)
     except CheckpointError as error:
-        parser.error(f"--encoder: {error}")
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

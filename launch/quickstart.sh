@@ -8,4 +8,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 environment ""
+export CRAB_JAX_SETUP_S="$SECONDS" # for the summary
 exec "$VENV/bin/python" -m launch.quickstart "$@"

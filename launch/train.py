@@ -64,7 +64,7 @@ def run(config, workdir: pathlib.Path) -> int:
         recipe = build(Recipe, config.to_dict(), where="config")
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
-        return 1
+        return 2
     _start_jax()
     from crab_jax.train.loop import PREEMPTED, CheckpointError, NonFinite, Recompiled
 
@@ -104,6 +104,9 @@ def _refuse(why: Any) -> NoReturn:
 
 def _start_jax() -> None:
     """Devices and processes, before anything asks JAX for either."""
+    from crab_jax.plan.hardware import LIBTPU_FLAGS
+
+    os.environ.setdefault("LIBTPU_INIT_ARGS", LIBTPU_FLAGS)  # read when the first TPU is looked for
     import jax
 
     from crab_jax.train import processes

@@ -53,19 +53,24 @@ stage() { # NAME CORES
   return "$code"
 }
 
-language() { # reads what eye, ear and projectors say
+language() { # reads what eye, ear and projectors say; an interrupt starts it over
   [ -f "$RUNS/language.safetensors" ] && return
-  python -m launch.pretrain_language --parts "$RUNS" --out "$RUNS/language.unfinished" \
-    --steps "$(python -c "print(max(1, round(4500 * $SCALE)))")" > "$RUNS/language.log" 2>&1
-  mv "$RUNS/language.unfinished" "$RUNS/language.safetensors"
+  python -m launch.pretrain_language --parts "$RUNS" --out "$RUNS/language.unfinished.safetensors" \
+    --steps "$(python -c "print(max(1, round(4500 * $SCALE)))")" > "$RUNS/language.log" 2>&1 &&
+    mv "$RUNS/language.unfinished.safetensors" "$RUNS/language.safetensors"
 }
 
 both() { # two functions with their arguments, each in one word, on one core each
   say "$1, and at the same time $2"
+  set -m # the first gets a process group of its own, so that all of it can be stopped
   $1 & local one=$!
-  $2 || { kill "$one"; return 1; } # what is running must not outlive the script
-  wait "$one"
+  set +m
+  trap "kill -- -$one 2> /dev/null || true" EXIT # what is running must not outlive the script
+  $2 || return
+  wait "$one" || return
+  trap - EXIT
 }
+trap 'exit 130' INT
 
 mkdir -p "$RUNS"
 both "part eye 6000 3600" "part ear 3500 3600"

@@ -106,7 +106,7 @@ def test_who_is_marked(about, facts, who):
     assert {what: found.get(what) for what in who} == {what: {marked} for what, marked in who.items()}
 
 
-def pools(rng, queries=4, width=160):
+def pools(queries=4, width=160):
     """What every item says is its own number, so that it can be found again."""
 
     def pool(who, items, first):
@@ -118,7 +118,7 @@ def pools(rng, queries=4, width=160):
 
 def test_rows_hold_what_their_questions_are_about():
     tokenizer = Tokenizer.tiny()
-    rows = pl.Rows(pools(None), tokenizer=tokenizer, seed=(1,), rows=3)
+    rows = pl.Rows(pools(), tokenizer=tokenizer, seed=(1,), rows=3)
     ids, filled = tokenizer.token_ids, []
     for batch, seen, heard, marked in itertools.islice(rows, 12):
         filled.append((batch.segment > 0).mean())
@@ -135,7 +135,7 @@ def test_rows_hold_what_their_questions_are_about():
 
 
 def test_a_state_that_is_a_code_is_right():
-    rows = iter(pl.Rows(pools(None), tokenizer=Tokenizer.tiny(), seed=(2,), rows=4))
+    rows = iter(pl.Rows(pools(), tokenizer=Tokenizer.tiny(), seed=(2,), rows=4))
     batch, seen, heard, marked = next(rows)
     assert (batch.mask_segment > 0).any()
     many = marked.sum(-1, keepdims=True)

@@ -1,8 +1,10 @@
 """Runs become weights folders and published files: on checkpoints of runs that nobody trained."""
 
 import argparse
+import ast
 import dataclasses
 import pathlib
+import re
 import shutil
 import zlib
 
@@ -17,7 +19,7 @@ torch = pytest.importorskip("torch")
 import published_files as files  # noqa: E402
 
 from configs import common  # noqa: E402
-from crab_jax import checkpoint, cli  # noqa: E402
+from crab_jax import checkpoint, cli, starting  # noqa: E402
 from crab_jax.checkpoint import CheckpointError  # noqa: E402
 from crab_jax.config import to_dict  # noqa: E402
 from crab_jax.convert import command, runs  # noqa: E402
@@ -216,6 +218,36 @@ def test_a_run_without_a_base(made, tmp_path, monkeypatch):
     about = tmp_path / "full/checkpoints/3/about/metadata"
     about.write_text(about.read_text().replace(f'"seed": {SEED}', '"seed": 8'))
     assert "mask_decoder: 2 parameters were drawn again" in read_whole(tmp_path / "full").notes[0]
+
+
+def test_a_base_without_anything_of_crab(made, tmp_path, monkeypatch):
+    """As docs/training.md starts: language model and encoders from their files, the rest at random, or from runs."""
+
+    def draw(config, paths, places, dtype, seed):
+        return {path: np.full(shapes_of(config)[path].shape, 7, dtype[path]) for path in paths}
+
+    monkeypatch.setattr(starting, "draw", draw)
+    bare = tmp_path / "bare"
+    convert(made.published.inputs("llama", "clip", "beats"), bare, numbers=files.numbers(made.published.config))
+    sizes = read_whole(made.run("finetune"), check=False).config
+    mesh = make_mesh(devices=jax.devices()[:1])
+    given = pathlib.Path(__file__).parents[1].joinpath("docs/training.md").read_text()
+    (fresh,) = re.findall(r'--config\.stage\.fresh="(\(.*?\))"\)', given)
+    stage = Stage(name="visual_pretrain", base=str(bare), train=("vl_projector/.*",), fresh=ast.literal_eval(fresh))
+    trainable, frozen = starting_params(stage, model_config(stage, sizes), mesh, frozen_dtype="float32", seed=0)
+    everything = checkpoint.load(made.base).params
+    for path, x in (trainable | frozen).items():
+        own = path.startswith(("vl_projector/", "al_projector/", "mask_decoder/")) or "/lora_" in path
+        assert (np.asarray(x) == 7).all() if own else equal(x, everything[path]), path
+    after = dataclasses.replace(
+        stage, name="finetune", train=("llama/.*lora_.*",), start=(str(made.run("visual_pretrain")),)
+    )
+    _, frozen = starting_params(after, model_config(after, sizes), mesh, frozen_dtype="float32", seed=0)
+    mine = {p: x for p, x in made.trained["visual_pretrain"].items() if p.startswith("vl_projector/")}
+    assert mine
+    assert all(equal(frozen[p], x) for p, x in mine.items()), "what a run has trained is not drawn again"
+    with pytest.raises(CheckpointError, match=r"llama.lora is None there"):
+        model_config(dataclasses.replace(stage, fresh=()), sizes)
 
 
 def test_runs_that_do_not_fit(made, tmp_path):

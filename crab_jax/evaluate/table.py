@@ -185,9 +185,18 @@ def _about(sets: Sequence[TestSet], settings: Mapping[str, Any]) -> list[str]:
         if s.why_not_paper and reported(s.task, s.split):
             reasons.setdefault(s.why_not_paper, []).append(f"{s.task}/{s.split}")
     if reasons:
-        told = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
-        about += ["", f"**The paper's numbers are left out, because these are not its setting.** {told}."]
+        about += ["", f"**The paper's numbers are left out, because these are not its setting.** {_told(reasons)}."]
+    others: dict[str, list[str]] = {}
+    for s in sets:
+        if not reported(s.task, s.split) and (why := why_not_paper(PUBLISHED_MODEL, s.runs.values())):
+            others.setdefault(why, []).append(f"{s.task}/{s.split}")
+    if others:
+        about += ["", f"The paper has no number of these. {_told(others)}."]
     return about or ["Nothing is known about the weights."]
+
+
+def _told(reasons: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
 
 
 def _details(s: TestSet) -> list[str]:

@@ -90,13 +90,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _expected() -> tuple[type[Exception], ...]:
     """Errors whose message is all that a person needs."""
+    from jax.errors import JaxRuntimeError  # the compiler's, other than too little memory
+
     from crab_jax.config import ConfigError
     from crab_jax.groups import CheckpointError
     from crab_jax.plan.hardware import TopologyError
     from crab_jax.plan.programs import PlanError
     from crab_jax.sharding import ShardingError
 
-    return ConfigError, CheckpointError, TopologyError, PlanError, ShardingError, OSError
+    return ConfigError, CheckpointError, JaxRuntimeError, TopologyError, PlanError, ShardingError, OSError
 
 
 def _plans(args: argparse.Namespace, recipe: Any, where: Any) -> list[Any]:

@@ -22,6 +22,7 @@ from crab_jax import cli
 from crab_jax.checkpoint import read_config, read_manifest
 from crab_jax.evaluate.report.findings import SPEED
 from crab_jax.tasks import TASKS
+from data_pipelines.world import build
 from launch.benchmarks.data import Figure, as_json, text
 from launch.benchmarks.timing import Spread
 from launch.quickstart import write_random_weights
@@ -63,7 +64,7 @@ def measure(
         if weights is None:
             weights = place / "weights"
             write_random_weights(weights, seed=0)
-        shards = _shards(place, _image_size(weights), tasks)
+        shards = _shards(place, _image_size(weights), tasks, items)
         cache = pathlib.Path(scratch) / "cache"
         for name, about in CACHES.items():
             out = pathlib.Path(scratch) / name
@@ -80,11 +81,13 @@ def _image_size(weights: pathlib.Path) -> int:
     return read_config(weights, read_manifest(weights)).clip.image_size
 
 
-def _shards(place: pathlib.Path, size: int, tasks: Sequence[str]) -> pathlib.Path:
-    """The test sets: six clips of each, which is the least that a world holds out."""
+def _shards(place: pathlib.Path, size: int, tasks: Sequence[str], items: int) -> pathlib.Path:
+    """The test sets: as many clips of each as items are wanted (a clip may have several)."""
     world, shards = place / "world", place / "shards"
     splits = ["--splits", "test"]
-    commands = [["world", "--out", str(world), "--clips", "1", "--tasks", *tasks]]
+    jobs = os.cpu_count() or 1
+    build.build(world, clips=1, share=0, least=items, seed=0, tasks=tasks, jobs=jobs)
+    commands = []
     for task in tasks:
         chosen = ["--splits", "test_s"] if task == "ref-avs" else splits
         commands.append(
