@@ -44,11 +44,13 @@ from crab_jax.model import CrabConfig
 from crab_jax.params import flatten, nest, subtree
 from crab_jax.starting import handed_on, newest_checkpoint
 from data_pipelines.fbank import STD
+from data_pipelines.world.casting import reserved_pair
 from data_pipelines.world.kinds import KINDS
 from launch.part_scenes import BINS, NAMES, Job, batches, render_pictures, render_windows, rendered
 
 CELLS = 4  # a patch is read as 4 x 4 cells
 BACKGROUND = 0.25  # weight of a cell or pixel of nobody: most are
+RESERVED = np.array([[a != b and reserved_pair(a, b) for b in NAMES] for a in NAMES], np.float32)
 PROMPTS = 3  # masks asked of one picture: what they share, everybody, falls out of the gradient
 
 
@@ -261,7 +263,8 @@ def varied(key: jax.Array, windows: jax.Array, loud: jax.Array) -> tuple[jax.Arr
     loud = loud * amplitude[:, None]
     other, others = jnp.roll(windows, 1, axis=0), jnp.roll(loud, 1, axis=0)
     few = ((loud > 0) | (others > 0)).sum(-1) <= 4
-    mix = few & (jax.random.uniform(mixed, (len(windows),)) < 1 / 3)
+    kept_apart = ((loud > 0) @ RESERVED * (others > 0)).any(-1)  # a pair that is kept for testing
+    mix = few & ~kept_apart & (jax.random.uniform(mixed, (len(windows),)) < 1 / 3)
     both = jnp.logaddexp(windows * scale, other * scale) / scale
     return jnp.where(mix[:, None, None], both, windows), jnp.where(mix[:, None], jnp.hypot(loud, others), loud)
 

@@ -14,6 +14,7 @@ from crab_jax.model import CrabConfig, abstract
 from crab_jax.starting import handed_on, newest_checkpoint
 from crab_jax.tokens import MASK_RUN, Tokenizer
 from data_pipelines.world import phrases
+from data_pipelines.world.casting import reserved_pair
 from data_pipelines.world.kinds import KINDS
 from launch import language_questions as lq
 from launch import pretrain_language as pl
@@ -184,6 +185,28 @@ def test_what_is_written_starts_a_stage(tmp_path):
     (tmp_path / "eye.safetensors").unlink()
     with pytest.raises(SystemExit):
         pl.main(["--parts", str(tmp_path), "--out", str(out), *sizes])
+
+
+def test_no_question_brings_together_what_is_kept_for_testing():
+    """Pictures and sounds are rendered apart, but put together as the training split would."""
+    pairs = [(a, b) for a in NAMES for b in NAMES if a < b]
+    apart, together = (next(p for p in pairs if reserved_pair(*p) == wanted) for wanted in (True, False))
+    names = {kind for pair in (apart, together) for kind in pair}
+    boxes = [(Seen(kind, (0, 0, 9, 9), ((0, 10),)),) for kind in names]
+    sounds = [tuple(Heard(kind, ((0, 10),), 0.1) for kind in pair) for pair in (apart, together)]
+
+    def pool(who):
+        tokens = np.arange(len(who)).reshape(-1, 1, 1, 1) * np.ones((1, 10, 1, 1))
+        return Pool.made(tokens, who)
+
+    found = set()
+    made = lq.questions(np.random.default_rng(0), Pools(pool(boxes), pool(boxes), pool(sounds)))
+    for _, _, seen, heard in itertools.islice(made, 400):
+        if len(seen) and len(heard):
+            (one,), others = boxes[int(seen[0, 0, 0])], sounds[int(heard[0, 0, 0])]
+            assert not any(reserved_pair(one.kind, h.kind) for h in others if h.kind != one.kind)
+            found.add(one.kind in {h.kind for h in others})
+    assert found == {True, False}, "mostly somebody who sounds, sometimes somebody else"
 
 
 def test_everything_has_a_name_to_be_asked_for():

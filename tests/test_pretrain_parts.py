@@ -10,7 +10,7 @@ from crab_jax.config import build
 from crab_jax.groups import CheckpointError
 from crab_jax.model import CrabConfig, abstract
 from crab_jax.starting import handed_on, newest_checkpoint
-from data_pipelines.world.casting import Casting
+from data_pipelines.world.casting import Casting, reserved_pair
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.pretraining import draw_scene
 from launch import pretrain_parts as pe
@@ -91,6 +91,9 @@ def test_mixed_windows_hold_what_both_held():
     gain = np.nanmax(np.where(loud > 0, levels / np.where(loud > 0, loud, 1), np.nan)[there], axis=1)
     mixed_with_nobody = np.isclose(after[there], before[there] * gain**2, rtol=1e-2)
     assert mixed_with_nobody.mean() > 0.5, "loudness is told as it became"
+    for one, other in zip(loud[~alone], np.roll(loud, 1, axis=0)[~alone]):
+        pairs = [(NAMES[a], NAMES[b]) for a in np.nonzero(one)[0] for b in np.nonzero(other)[0] if a != b]
+        assert not any(reserved_pair(*pair) for pair in pairs), "no pair that is kept for testing"
     partners = np.roll(before, 1)
     assert (after[~alone] > 0.36 * before[~alone]).all()
     assert (after[~alone] < 2.8 * (before + partners)[~alone]).all()
