@@ -95,6 +95,7 @@ def test_everything_in_one_table(whole):
     assert "%]" in first
     assert "| text given |" in first
     assert "The paper's numbers are left out" in first
+    assert "The paper has no number of these. " in first
     assert "generated or changed data, 3 items where the published test set has 402" in first
     assert "miou:unparsed_left_out" in details
     assert "miou:unparsed_left_out" not in first

@@ -285,8 +285,10 @@ def test_a_killed_worker(tmp_path, shards, real_whole):
         (["--config=configs/nothing.py"], 2, "configs/nothing.py: no such config"),
         (["--config=configs/finetune.py:preset=paper"], 2, "launch.train: config argument preset=paper: expected one"),
         (["--workdir=gs://bucket/run"], 2, "--workdir is gs://bucket/run, expected a path"),
+        (["--config.stage.base=gs://bucket/base"], 2, "stage.base is gs://bucket/base, expected a path"),
+        (["--config.optim.schedule=sine"], 2, "schedule"),
     ],
-    ids=["folder", "no folder", "mesh", "name", "file", "argument", "bucket"],
+    ids=["folder", "no folder", "mesh", "name", "file", "argument", "bucket", "base in a bucket", "value"],
 )
 def test_what_stops_the_command_before_it_starts(tmp_path, arguments, code, message):
     command = [
