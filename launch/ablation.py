@@ -14,13 +14,13 @@ import json
 import os
 import pathlib
 import signal
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.train_mini import STAGES
+from crab_jax.evaluate.ablation import ABLATION, cell
 
 SCORES = "scores.json"
 PREEMPTED = 75  # exit code of launch.train that was asked to stop
@@ -193,17 +193,10 @@ def markdown(scores: Mapping[str, Mapping[str, Sequence[float]]], variants: Sequ
     lines = ["# Ablation", "", settings, "", "| number | " + " | ".join(v.name for v in variants) + " |"]
     lines.append("|---" * (len(variants) + 1) + "|")
     for name in names:
-        lines.append(f"| {name} | " + " | ".join(_cell(scores[v.name].get(name, ())) for v in variants) + " |")
+        lines.append(f"| {name} | " + " | ".join(cell(scores[v.name].get(name, ())) for v in variants) + " |")
     lines += ["", "Mean ± standard deviation over seeds (their number in brackets).", ""]
     lines += [f"- {v.name}: {v.about}" for v in variants]
     return "\n".join(lines) + "\n"
-
-
-def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread} ({len(values)})"
 
 
 def write(args: argparse.Namespace, wanted: Sequence[Trial]) -> str:
@@ -215,7 +208,7 @@ def write(args: argparse.Namespace, wanted: Sequence[Trial]) -> str:
     )
     text = markdown(scores, args.variants, settings)
     (args.out / "ablation.md").write_text(text, encoding="utf-8")
-    (args.out / "ablation.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    (args.out / ABLATION).write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     return text
 
 

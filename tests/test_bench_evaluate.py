@@ -30,7 +30,7 @@ def test_rows_for_every_run_and_cache(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(evaluate, "_evaluate", run)
     monkeypatch.setattr(evaluate, "write_random_weights", lambda folder, seed: folder.mkdir())
     monkeypatch.setattr(evaluate, "_image_size", lambda weights: 112)
-    monkeypatch.setattr(evaluate, "_shards", lambda place, size, tasks: place)
+    monkeypatch.setattr(evaluate, "_shards", lambda place, *_: place)
     document = tmp_path / "doc.md"
     document.write_text("<!-- bench:evaluate -->\n<!-- /bench:evaluate -->\n")
     file = tmp_path / "numbers.json"
@@ -48,8 +48,11 @@ def test_rows_for_every_run_and_cache(monkeypatch, tmp_path, capsys):
 
 def test_a_failed_command_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(evaluate.cli, "main", lambda arguments: 2)
-    with pytest.raises(evaluate.BenchError, match=r"crab world .*: ended with 2"):
-        evaluate._shards(tmp_path, 112, ["ave"])
+    rendered = []
+    monkeypatch.setattr(evaluate.build, "build", lambda *_, **settings: rendered.append(settings))
+    with pytest.raises(evaluate.BenchError, match=r"crab data build ave .*: ended with 2"):
+        evaluate._shards(tmp_path, 112, ["ave"], 9)
+    assert rendered[0]["least"] == 9, "a clip for every item that is wanted"
     with pytest.raises(evaluate.BenchError, match="crab eval: ended with 2"):
         evaluate._evaluate(
             tmp_path, tmp_path, tmp_path / "out", tmp_path / "cache", items=1, batch=1, dtype="float32", tasks=["ave"]

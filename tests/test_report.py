@@ -278,3 +278,25 @@ def test_keys_reach_everything(opened, results):
         opened.press("Tab", 9)
         reached.add(opened.run("document.activeElement.tagName + ' ' + document.activeElement.className"))
     assert {"A skip", "A ", "BUTTON ", "A score", "DIV scroll"} <= reached
+
+
+def test_an_ablation_stands_on_the_page(results, tmp_path, capsys):
+    out = shutil.copytree(results / "out", tmp_path / "out")
+    scores = {
+        "heads-1": {"ave/test, accuracy": [0.25, 0.75]},
+        "heads-3": {"ave/test, accuracy": [0.5], "s4/test, miou": []},
+    }
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/ablation.json").write_text(json.dumps(scores))
+    assert cli.main(["report", str(out), "--ablation", str(tmp_path / "run")]) in (0, 1)
+    page = (out / REPORT).read_text()
+    part = page[page.index('<section id="ablation"') :].split("</section>")[0]
+    assert re.findall("<td>(.*?)</td>", part) == ["0.500 ± 0.354 (2)", "0.500 (1)", "–", "–"]
+    assert re.findall('<th scope="col">(.*?)</th>', part) == ["number", "heads-1", "heads-3"]
+    for damaged in ("{", "[]", "{}", '{"heads-1": {"x": ["a"]}}', '{"heads-1": {"x": [NaN]}}'):
+        (tmp_path / "run/ablation.json").write_text(damaged)
+        assert cli.main(["report", str(out), "--ablation", str(tmp_path / "run")]) == 2
+        assert "expected what launch.ablation wrote" in capsys.readouterr().err
+    (out / "ablation.json").write_text("{")
+    assert any("give --ablation again" in line for line in write_report(out, None))
+    assert 'id="ablation"' not in (out / REPORT).read_text()

@@ -7,7 +7,7 @@ import pathlib
 import re
 import sys
 
-from crab_jax.evaluate import baselines
+from crab_jax.evaluate import ablation, baselines
 from crab_jax.evaluate.report.page import GALLERY, REPORT, write_report
 from crab_jax.evaluate.write_table import write_table
 
@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", type=path, metavar="DIR", help="what `crab eval` was given as --out")
     parser.add_argument("--shards", type=path, metavar="DIR", help="the data sets; without them there is no gallery")
     parser.add_argument("--baselines", type=path, metavar="DIR", help="root of the generated world, as for `crab eval`")
+    parser.add_argument(
+        "--ablation", type=path, metavar="DIR", help="what `launch.ablation` wrote, to be shown as well"
+    )
     parser.add_argument(
         "--gallery", type=_count, default=GALLERY, metavar="N",
         help=f"right answers of every test set, and as many others (default: {GALLERY})",
@@ -34,6 +37,8 @@ def main(args: argparse.Namespace) -> int:
     try:
         if args.baselines is not None:
             baselines.bring(args.baselines, args.results)
+        if args.ablation is not None:
+            ablation.bring(args.ablation, args.results)
         told = write_report(args.results, args.shards, items=args.gallery, path=args.out)
         write_table(args.results)
     except (OSError, ValueError) as error:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from crab_jax.evaluate import journal, table
+from crab_jax.evaluate.ablation import Ablation
+from crab_jax.evaluate.ablation import read as read_ablation
 from crab_jax.evaluate.baselines import Baseline, read_baselines
 from crab_jax.evaluate.journal import Line
 from crab_jax.evaluate.table import TestSet
@@ -46,6 +48,7 @@ class Findings:
         baselines: of a generated world; empty if none were given.
         routers: test set → router weights.
         speed: name of a run → what `speed.json` says.
+        ablation: of training, if one was given.
         broken: files that could not be used, with the reason.
     """
 
@@ -55,6 +58,7 @@ class Findings:
     baselines: Sequence[Baseline]
     routers: Mapping[tuple[str, str], Router]
     speed: Mapping[str, Mapping[str, Any]]
+    ablation: Ablation | None
     broken: Sequence[str]
 
     def folder(self, of: TestSet) -> pathlib.Path:
@@ -82,6 +86,7 @@ def read_findings(out: pathlib.Path) -> Findings:
     except journal.JournalError:
         settings = {}  # `read_results` has named it
     baselines, unusable = read_baselines(out)
+    ablation, damaged = read_ablation(out)
     routers = {}
     for each in sets:
         found, reason = read_router(out / each.task / each.split / "decoded")
@@ -92,7 +97,7 @@ def read_findings(out: pathlib.Path) -> Findings:
     speed, reason = _speed(out / SPEED)
     return Findings(
         out=out, sets=sets, settings=settings, baselines=baselines, routers=routers, speed=speed,
-        broken=[*broken, *unusable, *([reason] if reason else [])],
+        ablation=ablation, broken=[*broken, *unusable, *damaged, *([reason] if reason else [])],
     )  # fmt: skip
 
 

@@ -89,6 +89,7 @@ def write_report(
         senses=baselines.SENSES,
         comparisons=listen_look.compare(findings.sets, findings.baselines),
         swaps=listen_look.SWAPS,
+        ablation=findings.ablation,
         router=charts.router_maps({title(*key): findings.routers[key] for key in keys if key in findings.routers}),
         title=title,
         names=NAMES,
