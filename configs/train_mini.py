@@ -42,18 +42,18 @@ STAGES = {
         shares={"pretrain-seg": 2, "pretrain-image": 1},
     ),
     "finetune": dict(
-        start=_BEFORE, train=(_SPEAKS, _SEES, _HEARS), steps=1300, rate=7e-4, rows=4, heads=("binary", "semantic"),
+        start=_BEFORE, train=(_SPEAKS, _SEES, _HEARS), steps=2000, rate=7e-4, rows=4, heads=("binary", "semantic"),
         layout=dict(tokens=400, frames=12, windows=12, patch_rows=12, masks=2),
         shares={
             "avqa": 12, "ave": 12, "avvp": 12, "avcap": 8, "arig": 12, "s4": 12, "ms3": 10, "avss": 10, "ref-avs": 12,
         },
     ),
     "finetune_avs": dict(
-        start=(*_BEFORE, "finetune"), train=(_DRAWS,), steps=120, rate=5e-4, rows=2, heads=("binary",),
+        start=(*_BEFORE, "finetune"), train=(_DRAWS,), steps=80, rate=5e-4, rows=2, heads=("binary",),
         layout=dict(tokens=512, frames=5, windows=14, patch_rows=6, masks=5), shares={"s4": 2, "ms3": 2, "ref-avs": 1},
     ),
     "finetune_avss": dict(
-        start=(*_BEFORE, "finetune"), train=(_DRAWS,), steps=120, rate=5e-4, rows=2, heads=("semantic",),
+        start=(*_BEFORE, "finetune"), train=(_DRAWS,), steps=80, rate=5e-4, rows=2, heads=("semantic",),
         layout=dict(tokens=512, frames=5, windows=5, patch_rows=6, masks=5), shares={"avss": 1},
     ),
 }  # fmt: skip
