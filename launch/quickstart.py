@@ -64,6 +64,8 @@ def main(argv: list[str] | None = None) -> int:
             + ["--limit", str(2 * args.clips)]
             + (["--baselines", str(guessed)] if (guessed := weights / "baselines.json").is_file() else [])
         )
+    if code:
+        return code
     sys.stdout.write("\n")
     before = float(os.environ.get("CRAB_JAX_SETUP_S", 0))
     for name, seconds in {"packages": before, **spent, "all of it": before + sum(spent.values())}.items():
