@@ -42,7 +42,7 @@ from crab_jax.tokens import Tokenizer, build_prompt
 from data_pipelines.examples import assemble
 from launch.language_questions import Pool, Pools, questions, render_sound, render_still, render_video
 from launch.part_scenes import NAMES, Job, rendered
-from launch.pretrain_parts import codes, matrices, nobody, write
+from launch.pretrain_parts import code_of, codes, nobody, optimizer_of, write
 
 MISFITS = 4
 LAYOUT = Layout(tokens=400, frames=22, windows=22, patch_rows=1, masks=5)
@@ -123,10 +123,12 @@ def pools_of(config: CrabConfig, args: argparse.Namespace, split: str, share: fl
     model = Crab(dataclasses.replace(config, llama=None, mask_decoder=None), jnp.float32)
     variables = {"params": nest(params)}
     look = jax.jit(lambda x: model.apply(variables, x, method=lambda m, x: m.encode_frames(x).tokens))
-    # BEATs as it hears whole windows of one second: every row of its patches is real.
-    listen = jax.jit(
-        lambda x: model.apply(variables, x, jnp.full(len(x), x.shape[1] // 16, jnp.int32), method="encode_windows")
-    )
+
+    @jax.jit
+    def listen(windows):
+        rows = windows.shape[1] // config.beats.input_patch_size  # whole rows of patches, and all of them are real
+        whole = windows[:, : rows * config.beats.input_patch_size].astype(jnp.float32)
+        return model.apply(variables, whole, jnp.full(len(whole), rows, jnp.int32), method="encode_windows")
 
     def pool(render: Callable, count: int, encode: Callable) -> Pool:
         jobs = [Job(split, k, args.seed, config.clip.image_size, 0) for k in range(max(round(count * share), 8))]
@@ -139,8 +141,6 @@ def pools_of(config: CrabConfig, args: argparse.Namespace, split: str, share: fl
         for at in range(0, len(flat), 64):
             some = flat[at : at + 64]
             whole = np.concatenate([some, np.repeat(some[-1:], 64 - len(some), axis=0)])
-            if whole.dtype == np.float16:
-                whole = whole[:, : whole.shape[1] // 16 * 16].astype(np.float32)
             pieces.append(np.asarray(encode(whole))[: len(some)].astype(np.float16))
         tokens = np.concatenate(pieces)
         kept = [k for k, names in enumerate(who) if names]
@@ -171,14 +171,13 @@ def losses(model: Crab, ids, params, batch: Batch, seen, heard, marked):
     nll, count = row_nll(logits, batch.labels)
     said = mask_states(states, batch, ids)  # [B M K D]
     there = (batch.mask_segment > 0).astype(jnp.float32)
-    known = codes(said.shape[-1])
-    many = marked.sum(-1, keepdims=True)
-    wanted = jnp.where(many > 0, marked @ known / jnp.sqrt(jnp.maximum(many, 1)), nobody(said.shape[-1]))
+    width, many = said.shape[-1], marked.sum(-1)
+    wanted = code_of(marked, width)
     off = (jnp.square(said - wanted[:, :, None]).mean((-1, -2)) * there).sum()
-    everybody = jnp.concatenate([known, nobody(said.shape[-1])[None]])
+    everybody = jnp.concatenate([codes(width), nobody(width)[None]])
     nearest = jnp.square(said.mean(2)[:, :, None] - everybody).sum(-1).argmin(-1)
-    alone = there * (many[..., 0] <= 1)
-    truth = jnp.where(many[..., 0] > 0, marked.argmax(-1), len(NAMES))
+    alone = there * (many <= 1)
+    truth = jnp.where(many > 0, marked.argmax(-1), len(NAMES))
     right = ((nearest == truth) * alone).sum()
     return nll.sum(), count.sum(), off, there.sum(), right, alone.sum()
 
@@ -215,10 +214,7 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
 
     others, rows = drawn("val", 0.04, 2), drawn("train", 1.0, 1)
     unseen = [next(others) for _ in range(max(32 // args.rows, 1))]
-    schedule = optax.warmup_cosine_decay_schedule(0.0, args.rate, args.steps // 20, args.steps, args.rate / 100)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.02, mask=matrices)
-    )
+    optimizer = optimizer_of(args)
     state = optimizer.init(params)
 
     def loss(params, *batch):

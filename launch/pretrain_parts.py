@@ -189,6 +189,20 @@ def nobody(width: int) -> jax.Array:
     return jax.random.normal(jax.random.key(1), (width,))
 
 
+def code_of(named: jax.Array, width: int) -> jax.Array:
+    """What stands for some of the kinds together, or for nobody: [... kinds] of 0 and 1 → float32 [... width]."""
+    many = named.sum(-1, keepdims=True)
+    return jnp.where(many > 0, named @ codes(width) / jnp.sqrt(jnp.maximum(many, 1)), nobody(width))
+
+
+def optimizer_of(args: argparse.Namespace) -> optax.GradientTransformation:
+    """AdamW from `--rate` down to a hundredth of it, along a cosine of `--steps`."""
+    schedule = optax.warmup_cosine_decay_schedule(0.0, args.rate, args.steps // 20, args.steps, args.rate / 100)
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.02, mask=_matrices)
+    )
+
+
 def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Callable, Callable]:
     """How it starts, its loss with how much of the masks it finds, and what the eye makes of pictures.
 
@@ -197,7 +211,6 @@ def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Call
     # Masks are compared where they are drawn: the last enlargement has no weights, and costs most.
     sizes = dataclasses.replace(config.mask_decoder, image_size=config.mask_decoder.low_res)
     module, clip, kinds = MaskDecoder(sizes, jnp.float32), Clip(config.clip), len(NAMES)
-    known = codes(sizes.in_features)
     labels = jnp.asarray([0, *(KINDS[name].label for name in NAMES)])
 
     def look(pictures, classes, placed):
@@ -225,8 +238,7 @@ def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Call
         keep, absent = jnp.split(jax.random.uniform(gone, (len(there), PROMPTS, 1 + kinds)), (1,), axis=-1)
         named = (there[:, None] & (((place == turn) & (keep > 0.1)) | more)) | (absent < 0.01)
         named = named.reshape(-1, kinds)  # [B·N K]
-        many = named.sum(-1, keepdims=True)
-        code = jnp.where(many > 0, named @ known / jnp.sqrt(jnp.maximum(many, 1)), nobody(known.shape[-1]))
+        code = code_of(named, sizes.in_features)
         states = code[:, None] + 0.3 * jax.random.normal(noise, (len(code), sizes.mask_tokens, code.shape[-1]))
         again = jnp.repeat(features.astype(jnp.float32), PROMPTS, axis=0)
         classes = jnp.repeat(classes, PROMPTS, axis=0)
@@ -315,10 +327,7 @@ def train(which: str, config: CrabConfig, args: argparse.Namespace) -> None:
         found = [[seen_once(*some) for some in _pieces(group, min(64, len(group[0])))] for group in stacked]
         return [[np.concatenate(column) for column in zip(*pieces)] for pieces in found]
 
-    schedule = optax.warmup_cosine_decay_schedule(0.0, args.rate, args.steps // 20, args.steps, args.rate / 100)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.02, mask=matrices)
-    )
+    optimizer = optimizer_of(args)
     params = jax.jit(start)(jax.random.key(args.seed))
     if args.start:
         params["encoder"] = earlier
@@ -372,7 +381,7 @@ def _pieces(columns: list[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
         yield [column[at : at + size] for column in columns]
 
 
-def matrices(params: Any) -> Any:
+def _matrices(params: Any) -> Any:
     """What decays; frequencies (`pe`) are no weights, nothing may change them."""
     return jax.tree_util.tree_map_with_path(
         lambda at, x: x.ndim >= 2 and "'pe'" not in jax.tree_util.keystr(at), params
