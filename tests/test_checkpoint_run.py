@@ -104,6 +104,7 @@ def test_an_unfinished_one_is_no_checkpoint(tmp_path):
     unfinished = next(iter(tmp_path.glob("2")))
     os.rename(unfinished, tmp_path / "2.orbax-checkpoint-tmp")
     assert restored(tmp_path) == 1
+    assert save(tmp_path, {2: 2.0}) == [2, 1]  # what is left of it is cleared away by then, not before
     assert not list(tmp_path.glob("*tmp*"))
 
 
