@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     with timed("answering and scoring", spent):
         code = cli.main(
             ["eval", "--shards", str(out / "shards"), "--weights", str(weights), "--out", str(out / "answers")]
-            + ["--mode", "decoded", "--max-new-tokens", "160", "--dtype", "float32", "--batch", "4"]
+            + ["--mode", "decoded", "--max-new-tokens", "360", "--dtype", "float32", "--batch", "4"]
             + ["--limit", str(2 * args.clips)]
             + (["--baselines", str(guessed)] if (guessed := weights / "baselines.json").is_file() else [])
         )

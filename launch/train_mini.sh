@@ -5,7 +5,7 @@
 #   bash launch/train_mini.sh [--runs DIR] [--scale N] [--seed S] [--jobs J] [--ship DIR]
 #
 #   --runs   everything is written below it (default runs/mini); run it again to go on after any interrupt
-#   --scale  so many times as many optimizer steps as the config says (default 1)
+#   --scale  so many times as many optimizer steps, scenes and clips (default 1; 0.02 tries everything in some minutes)
 #   --seed   of the world (default 11)
 #   --jobs   processes that render and build (default 2)
 #   --ship   the folder for the weights (default RUNS/weights); what the repository has lies in crab_jax/assets/mini
@@ -30,16 +30,18 @@ say() { printf '\n== %s  (%s)\n' "$1" "$(date -u +%H:%M:%S)"; }
 # A small program gives its memory back after every step, unless it is told not to: 15 % of the time.
 export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=536870912
 
+times() { python -c "import sys; print(max(int(sys.argv[2]), round(float(sys.argv[1]) * $SCALE)))" "$1" "${2:-1}"; }
+
 # Every task looks at whole seconds, so one picture per second is enough, and renders several times as fast.
 world() { # CLIPS SHARE TASK…
   crab world --out "$RUNS/world" --seed "$SEED" --size 160x120 --fps 1 --jobs "$JOBS" \
-    --clips "$1" --held-out "$2" --tasks "${@:3}"
+    --clips "$(times "$1" 8)" --held-out "$2" --tasks "${@:3}"
 }
 
 part() { # NAME SCENES STEPS OPTIONS…
   [ -f "$RUNS/$1.safetensors" ] && return
-  python -m launch.pretrain_parts "$1" --out "$RUNS/$1.safetensors" --scenes "$2" \
-    --steps "$(python -c "print(max(1, round($3 * $SCALE)))")" "${@:4}" > "$RUNS/$1.log" 2>&1
+  python -m launch.pretrain_parts "$1" --out "$RUNS/$1.safetensors" --scenes "$(times "$2" 60)" \
+    --steps "$(times "$3")" "${@:4}" > "$RUNS/$1.log" 2>&1
 }
 
 stage() { # NAME CORES
@@ -56,7 +58,8 @@ stage() { # NAME CORES
 language() { # reads what eye, ear and projectors say; an interrupt starts it over
   [ -f "$RUNS/language.safetensors" ] && return
   python -m launch.pretrain_language --parts "$RUNS" --out "$RUNS/language.unfinished.safetensors" \
-    --steps "$(python -c "print(max(1, round(4500 * $SCALE)))")" > "$RUNS/language.log" 2>&1 &&
+    --stills "$(times 3000 60)" --videos "$(times 1500 60)" --sounds "$(times 2500 60)" --steps "$(times 9000)" \
+    > "$RUNS/language.log" 2>&1 &&
     mv "$RUNS/language.unfinished.safetensors" "$RUNS/language.safetensors"
 }
 
@@ -77,14 +80,14 @@ both "part eye 6000 3600" "part ear 3500 3600"
 
 say "rendering"
 # What of the test splits is rendered with a share of the training split.
-world 5000 0.01 pretrain-image
-world 1800 0.01 pretrain-audio
-world 1500 0.02 pretrain-seg
-world 1000 0.1 s4
+world 1500 0.01 pretrain-image
+world 600 0.02 pretrain-audio
+world 600 0.02 pretrain-seg
+world 800 0.1 s4
 world 600 0.1 arig
 world 400 0.15 ms3
-world 900 0.1 ave avvp
-world 700 0.1 avcap
+world 700 0.1 ave avvp
+world 400 0.12 avcap
 world 260 0.15 avss
 world 450 0.1 ref-avs
 world 200 0.15 avqa
@@ -94,7 +97,7 @@ crab data build pretrain-image pretrain-seg pretrain-audio avqa ave avvp arig s4
 
 both "part vl_projector 10000 9000 --rows 48 --rate 2e-3 --seed 2 --encoder $RUNS/eye.safetensors" \
   "part al_projector 2500 2500 --rows 32 --rate 2e-3 --encoder $RUNS/ear.safetensors"
-both "part decoder 4000 3200 --rows 8 --rate 2e-3 --seed 2 --encoder $RUNS/eye.safetensors" language
+both "part decoder 6000 6000 --rows 8 --rate 2e-3 --seed 2 --encoder $RUNS/eye.safetensors" language
 for name in visual_pretrain audio_pretrain seg_pretrain finetune; do
   say "stage $name"
   stage "$name" 2
