@@ -11,8 +11,7 @@ import operator
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-
-import sentencepiece
+from typing import TYPE_CHECKING
 
 from crab_jax.added_tokens import (
     ADDED_TOKENS,
@@ -31,6 +30,9 @@ from crab_jax.added_tokens import (
     expand_placeholders,
 )
 from crab_jax.batch import TokenIds
+
+if TYPE_CHECKING:
+    import sentencepiece
 
 __all__ = [
     "ADDED_TOKENS", "AUDIO", "CHAT_MARKS", "CONTROL_TOKENS", "IMAGE", "MASK_RUN", "MASK_TAGS", "MEDIA_TAGS", "SYSTEM",
@@ -354,6 +356,8 @@ def _rebuild(model: bytes, base_vocabulary: int | None, source: str) -> Tokenize
 
 
 def _processor(model: bytes, source: str) -> sentencepiece.SentencePieceProcessor:
+    import sentencepiece  # only where a model is read: tasks and metrics want this module's text, not its tokenizer
+
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)

@@ -3,7 +3,8 @@
     python -m launch.ablation --base WEIGHTS --shards SHARDS --out runs/ablation [--steps 300] [--seeds 3]
 
 Every variant starts from the same frozen base, gets the same number of optimizer steps, and is scored on the same
-items by `crab eval`. Started again, it goes on where it was; docs/ablation.md has what came out.
+items by `crab eval`. Started again, it goes on where it was, and refuses scores of another budget; docs/ablation.md has
+what came out.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.train_mini import STAGES
+from crab_jax.evaluate import journal
 from crab_jax.evaluate.ablation import ABLATION, cell
+from crab_jax.tasks import TASKS
 
 SCORES = "scores.json"
+SETTINGS = "settings.json"  # what all scores in a folder depend on
 PREEMPTED = 75  # exit code of launch.train that was asked to stop
 
 
@@ -56,20 +60,34 @@ VARIANTS = (
 MASK_TASKS = ("s4", "ms3", "ref-avs", "avss")
 
 
+class SettingsError(ValueError):
+    """A folder that holds scores of other settings, or something else."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One training run: a variant, a seed, and the tasks of one model."""
+    """One training run.
+
+    Attributes:
+        variant: what is trained.
+        seed: of everything that is drawn.
+        tasks: of this model.
+        asked: tasks of all models that share the steps of the variant.
+        steps: of this model.
+    """
 
     variant: Variant
     seed: int
     tasks: tuple[str, ...]
+    asked: tuple[str, ...]
     steps: int
 
     @property
     def folder(self) -> str:
-        """Below the folder of the whole ablation."""
-        parts = [self.variant.name, f"seed{self.seed}", *(self.tasks if self.variant.alone else ())]
-        return "/".join(parts)
+        """Below the folder of the whole ablation; it names all that two trials of one folder may differ in."""
+        # With other tasks beside it, a model has other data or another share of the steps.
+        parts = [self.variant.name, f"seed{self.seed}", "+".join(self.asked)]
+        return "/".join([*parts, *(self.tasks if self.variant.alone else ())])
 
 
 def trials(variants: Sequence[Variant], tasks: Sequence[str], *, seeds: int, steps: int) -> list[Trial]:
@@ -78,7 +96,7 @@ def trials(variants: Sequence[Variant], tasks: Sequence[str], *, seeds: int, ste
     for seed in range(1, seeds + 1):
         for variant in variants:
             groups = [(task,) for task in tasks] if variant.alone else [tuple(tasks)]
-            found += [Trial(variant, seed, group, max(1, steps // len(groups))) for group in groups]
+            found += [Trial(variant, seed, group, tuple(tasks), max(1, steps // len(groups))) for group in groups]
     return found
 
 
@@ -138,7 +156,9 @@ def conduct(trial: Trial, args: argparse.Namespace) -> None:
     crab = [sys.executable, "-m", "crab_jax.cli"]
     commands = [
         training(trial, args),
-        [*crab, "convert", str(_run(trial, args)), "--out", str(weights), "--overwrite"],
+        # After a kill while it was scored, it is converted once more. `crab eval` goes on only with the same bytes, and
+        # Orbax gives its files random names.
+        [*crab, "convert", str(_run(trial, args)), "--out", str(weights), "--overwrite", "--single-file"],
         [
             *crab, "eval", "--task", ",".join(trial.tasks), "--shards", str(args.shards), "--weights", str(weights),
             "--out", str(scored), "--split", args.split, "--mode", "decoded", "--dtype", "float32", "--limit",
@@ -161,6 +181,60 @@ def conduct(trial: Trial, args: argparse.Namespace) -> None:
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+def claim(args: argparse.Namespace) -> None:
+    """Makes the folder and writes down what all scores in it depend on; one of other settings is refused.
+
+    Variants, seeds and tasks may be others each time: their trials have folders of their own.
+
+    Raises:
+        SettingsError: the folder holds scores of other settings, which are named, or something else.
+        crab_jax.checkpoint.CheckpointError: the base is no weights folder.
+        OSError: it cannot be made or written.
+    """
+    settings = {
+        "base": f"weights {digest_of(args.base)}",
+        "shards": str(args.shards),
+        "model": args.model,
+        "steps": args.steps,
+        "rows": args.rows,
+        "learning_rate": args.learning_rate,
+        "limit": args.limit,
+        "split": args.split,
+        "set": dict(args.set),
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / SETTINGS
+    try:
+        found = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        if any(not path.name.startswith(".") for path in args.out.iterdir()):
+            raise SettingsError(
+                f"{args.out}: expected an empty folder or an ablation, found files but no {SETTINGS}, so nobody knows "
+                "the budget behind them; choose another --out"
+            ) from None
+        journal.publish(file, json.dumps(settings, indent=1).encode() + b"\n")
+        return
+    except ValueError as error:
+        raise SettingsError(f"{file}: expected the settings of an ablation, found {error}") from error
+    if not isinstance(found, dict):
+        raise SettingsError(f"{file}: expected the settings of an ablation, found {type(found).__name__}")
+    names = [name for name in dict.fromkeys([*settings, *found]) if settings.get(name) != found.get(name)]
+    if names:
+        differ = "; ".join(f"{name}: there {found.get(name)}, now {settings.get(name)}" for name in names)
+        raise SettingsError(f"{args.out}: holds scores of other settings ({differ}); choose another --out")
+
+
+def digest_of(weights: pathlib.Path) -> str:
+    """Changes with every byte of a weights folder.
+
+    Raises:
+        crab_jax.checkpoint.CheckpointError: it is none.
+    """
+    from crab_jax.evaluate.plan import digest_of_weights  # imports jax: not for --help
+
+    return digest_of_weights(weights)[:16]
+
+
 def headlines(table: Mapping[str, Any]) -> dict[str, float]:
     """`task/split, number` → score, the strict headlines of a `table.json`."""
     found = {}
@@ -175,7 +249,10 @@ def headlines(table: Mapping[str, Any]) -> dict[str, float]:
 def collect(
     out: pathlib.Path, variants: Sequence[Variant], wanted: Sequence[Trial]
 ) -> dict[str, dict[str, list[float]]]:
-    """Variant → number → its scores, seed by seed; a seed counts once all of its models are scored."""
+    """Variant → number → its scores, seed by seed; a seed counts once all of its models are scored.
+
+    Only of what is wanted, whatever else has been scored in that folder.
+    """
     scores: dict[str, dict[str, list[float]]] = {v.name: {} for v in variants}
     for variant in variants:
         for seed in sorted({t.seed for t in wanted}):
@@ -226,6 +303,13 @@ def _variants(text: str) -> tuple[Variant, ...]:
     return tuple(known[name] for name in text.split(","))
 
 
+def _tasks(text: str) -> tuple[str, ...]:
+    """In the order of the project, so that the same tasks are the same trials."""
+    if unknown := [name for name in text.split(",") if name not in TASKS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(TASKS)}")
+    return tuple(name for name in TASKS if name in text.split(","))
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="launch.ablation", description=__doc__.splitlines()[0])
@@ -235,9 +319,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--shards", type=path, required=True, metavar="DIR", help="made by `crab data build`")
     add("--out", type=path, required=True, metavar="DIR", help="runs, scores, table; is continued if it is there")
     add("--model", default="mini", help="sizes of the base, a file of configs/ (default mini)")
-    add(
-        "--tasks", default="avqa,ave,avvp,arig,s4,ms3,avss,ref-avs,avcap", help="separated by commas (default all nine)"
-    )
+    add("--tasks", type=_tasks, default=tuple(TASKS), help="separated by commas (default all nine)")
     add("--variants", type=_variants, default=VARIANTS, help=f"some of {','.join(v.name for v in VARIANTS)}")
     add("--steps", type=int, default=300, help="optimizer steps of each variant (default 300)")
     add("--rows", type=int, default=2, help="packed rows of a step (default 2)")
@@ -247,15 +329,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--split", default="test", help="what is scored (default test)")
     add("--set", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="any value of the config")
     args = parser.parse_args(argv)
-    args.tasks = tuple(args.tasks.split(","))
     args.base, args.shards, args.out = (p.absolute() for p in (args.base, args.shards, args.out))
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs all trials. Returns 0, 1 if any failed, or 75 if it was asked to stop."""
+    """Runs all trials. Returns 0, 1 if any failed, 2 if the folder is not for them, or 75 if it was asked to stop."""
     args = parse(argv)
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        claim(args)
+    except (OSError, ValueError) as error:  # all errors of our own are ValueErrors
+        sys.stderr.write(f"error: {error}\n")
+        return 2
     wanted = trials(args.variants, args.tasks, seeds=args.seeds, steps=args.steps)
     failed = 0
     for number, trial in enumerate(wanted, 1):

@@ -56,8 +56,8 @@ environment() {
     echo "== packages are installed already"
   else
     echo "== installing crab_jax$extras and what it needs into $VENV (a few minutes the first time)"
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".$extras"
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip || return
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".$extras" || return
     echo "$want" > "$stamp"
   fi
 }

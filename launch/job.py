@@ -26,6 +26,15 @@ CHIPS_PER_HOST = 4  # of every slice that has several hosts
 # Kind of chip → the label of GKE's nodes, the name of XPK's types, and what its number counts per chip.
 GKE = {"v5e": "tpu-v5-lite-podslice", "v5p": "tpu-v5p-slice", "v6e": "tpu-v6e-slice", "tpu7x": "tpu7x"}
 XPK = {"v5e": ("v5litepod", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1), "tpu7x": ("tpu7x", 2)}
+# Asked to stop, and saved; what the others end with when a machine is gone (SIGABRT), and what is killed with a machine
+# (SIGKILL, SIGTERM).
+RESTART_ON = (75, 134, 137, 143)
+# A checkpoint is a folder that gets its name when it is complete; gcsfuse renames folders only up to a limit.
+GCSFUSE_OPTIONS = "implicit-dirs,rename-dir-limit=100000"
+# Unasked, the container of gcsfuse gets 256 MiB of memory and 5 GiB of disk, and checkpoints go through both.
+GCSFUSE = {"gke-gcsfuse/volumes": "true"} | {
+    f"gke-gcsfuse/{what}-limit": "0" for what in ("cpu", "memory", "ephemeral-storage")
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,8 +60,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             sub.add_argument("--image", required=True, help="a container with this project and its extra [tpu]")
             sub.add_argument("--topology", required=True, help="such as v5e:16x16")
             sub.add_argument("--restarts", type=_count, default=100, help="at most (%(default)s)")
+            sub.add_argument("--tree", default="", help="the checkout in the image (the image's own working folder)")
         if kind == "xpk":
             sub.add_argument("--cluster", required=True)
+        if kind == "gke":
+            sub.add_argument(
+                "--volume", action="append", type=_mount, default=[], metavar="CLAIM:FOLDER",
+                help="a persistentVolumeClaim that all hosts may write to, and where they find it",
+            )  # fmt: skip
+            sub.add_argument(
+                "--gcs", action="append", type=_mount, default=[], metavar="BUCKET:FOLDER",
+                help="a bucket, through the Cloud Storage FUSE driver of the cluster, and where the hosts find it",
+            )  # fmt: skip
+            sub.add_argument(
+                "--service-account", type=_name, default="default", metavar="NAME",
+                help="of Kubernetes, that may use the buckets (%(default)s)",
+            )  # fmt: skip
     args = parser.parse_args(argv)
     try:
         if args.kind == "xpk":
@@ -70,6 +93,7 @@ def gke(args: argparse.Namespace) -> str:
     """The YAML of a JobSet."""
     where = Slice.parse(args.topology)
     per_host = _chips_per_host(where)
+    volumes, mounts = _volumes(args.volume, args.gcs)
     return _filled(
         "gke_job.yaml",
         name=args.name,
@@ -79,10 +103,28 @@ def gke(args: argparse.Namespace) -> str:
         accelerator=GKE[where.chip.name],
         topology="x".join(map(str, where.dims)),
         image=json.dumps(args.image),
+        tree=json.dumps(args.tree),
         command=json.dumps(list(args.command)),  # JSON is YAML
+        volumes=json.dumps(volumes),
+        mounts=json.dumps(mounts),
+        annotations=json.dumps(GCSFUSE if args.gcs else {}),
+        service_account=args.service_account,
+        restart_on=json.dumps(RESTART_ON),
         chips_per_host=per_host,
         flags=json.dumps(LIBTPU_FLAGS),
     )
+
+
+def _volumes(claims: Sequence[tuple[str, str]], buckets: Sequence[tuple[str, str]]) -> tuple[list, list]:
+    """What a pod has, and where its container finds it."""
+    # Data workers hand their batches over in shared memory, of which a container has 64 MiB without this.
+    found = [("/dev/shm", {"emptyDir": {"medium": "Memory"}})]
+    found += [(folder, {"persistentVolumeClaim": {"claimName": claim}}) for claim, folder in claims]
+    for bucket, folder in buckets:
+        about = {"bucketName": bucket, "mountOptions": GCSFUSE_OPTIONS}
+        found.append((folder, {"csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": about}}))
+    volumes = [{"name": f"volume-{i}"} | kind for i, (_, kind) in enumerate(found)]
+    return volumes, [{"name": f"volume-{i}", "mountPath": folder} for i, (folder, _) in enumerate(found)]
 
 
 def xpk(args: argparse.Namespace) -> list[str]:
@@ -90,12 +132,13 @@ def xpk(args: argparse.Namespace) -> list[str]:
     where = Slice.parse(args.topology)
     _chips_per_host(where)
     kind, per_chip = XPK[where.chip.name]
+    there = f"cd {shlex.quote(args.tree)} && " if args.tree else ""
     return [
         "xpk", "workload", "create", f"--workload={args.name}", f"--cluster={args.cluster}",
         f"--tpu-type={kind}-{where.chips * per_chip}", "--num-slices=1", f"--docker-image={args.image}",
-        f"--max-restarts={args.restarts}", "--restart-on-exit-codes=75,137,143",
+        f"--max-restarts={args.restarts}", f"--restart-on-exit-codes={','.join(map(str, RESTART_ON))}",
         f"--termination-grace-period-seconds={args.grace}", f"--env=LIBTPU_INIT_ARGS={LIBTPU_FLAGS}",
-        f"--command={shlex.join(args.command)}",
+        f"--command={there}{shlex.join(args.command)}",
     ]  # fmt: skip
 
 
@@ -161,6 +204,15 @@ def _name(text: str) -> str:
             f"{text!r}: expected at most 40 lower-case letters, digits and -, a letter first"
         )
     return text
+
+
+def _mount(text: str) -> tuple[str, str]:
+    found = re.fullmatch(r"([a-z0-9]([a-z0-9._-]*[a-z0-9])?):(/[^:]+)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected NAME:/FOLDER, such as crab-runs:/mnt/runs, without gs://, and an absolute folder"
+        )
+    return found[1], found[3]
 
 
 if __name__ == "__main__":

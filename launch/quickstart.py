@@ -3,13 +3,16 @@
     python -m launch.quickstart [--out runs/quickstart] [--seed 0] [--clips 2]
 
 Renders clips of the nine tasks, builds shards, asks the model that comes with the project, and scores the answers. If
-no trained model comes along, a tiny random one takes its place, and the last lines say so.
+no trained model comes along, a tiny random one takes its place, and the last lines say so. It may be run again at any
+time: what is there is continued, and answers of another model or to other questions have another folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
+import json
 import os
 import pathlib
 import sys
@@ -19,6 +22,8 @@ from collections.abc import Iterator
 
 TRAINED_ON = 11  # seed of the world of crab-mini, see launch/train_mini.sh
 SIZE = (160, 120)
+DTYPE = "float32"
+TOKENS = 360  # of an answer at most
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,16 +56,18 @@ def main(argv: list[str] | None = None) -> int:
         with timed("making a tiny random model", spent):
             write_random_weights(weights, seed=args.seed)
     size = read_manifest(weights)["config"]["clip"]["image_size"]
+    shards = out / f"shards-{size}px"
     with timed("building shards", spent):
         code = cli.main(
-            ["data", "build", *TASKS, "--root", str(out / "world"), "--out", str(out / "shards"), "--size", str(size)]
+            ["data", "build", *TASKS, "--root", str(out / "world"), "--out", str(shards), "--size", str(size)]
         )
     if code:
         return code
+    answers = out / f"answers-{digest_of_evaluation(shards, weights)}"
     with timed("answering and scoring", spent):
         code = cli.main(
-            ["eval", "--shards", str(out / "shards"), "--weights", str(weights), "--out", str(out / "answers")]
-            + ["--mode", "decoded", "--max-new-tokens", "360", "--dtype", "float32", "--batch", "4"]
+            ["eval", "--shards", str(shards), "--weights", str(weights), "--out", str(answers)]
+            + ["--mode", "decoded", "--max-new-tokens", str(TOKENS), "--dtype", DTYPE, "--batch", "4"]
             + ["--limit", str(2 * args.clips)]
             + (["--baselines", str(guessed)] if (guessed := weights / "baselines.json").is_file() else [])
         )
@@ -81,12 +88,25 @@ def main(argv: list[str] | None = None) -> int:
         )
     sys.stdout.write(
         f"  clips    {out / 'world'}\n"
-        f"  scores   {out / 'answers' / 'table.md'}\n"
-        f"  page     {out / 'answers' / 'report.html'}\n"
+        f"  scores   {answers / 'table.md'}\n"
+        f"  page     {answers / 'report.html'}\n"
         f"Your own video:\n"
         f'  crab infer --task avqa --video clip.mp4 --question "How many instruments play?" --weights {weights}\n'
     )
     return 0
+
+
+def digest_of_evaluation(shards: pathlib.Path, weights: pathlib.Path) -> str:
+    """A short name for all that the answers depend on; `crab eval` refuses a folder of other ones."""
+    from crab_jax.evaluate import plan
+    from crab_jax.evaluate.generate import Sampling
+    from crab_jax.tasks import Wording
+
+    wording = Wording.QUICK_START
+    settings = plan.settings_of(weights, dtype=DTYPE, wording=wording, sampling=Sampling(), max_new_tokens=TOKENS)
+    runs = plan.plan(shards, tasks="all", split="test", wording=wording, mode="decoded")
+    told = json.dumps([settings, *map(plan.about, runs)])
+    return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
 def write_random_weights(folder: pathlib.Path, *, seed: int) -> None:
@@ -110,7 +130,8 @@ def write_random_weights(folder: pathlib.Path, *, seed: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer = pathlib.Path(scratch) / "tokenizer.model"
         tokenizer.write_bytes(Tokenizer.tiny().model)
-        checkpoint.save(folder, config=config, params=params, tokenizer=tokenizer, overwrite=True)
+        # One file has the same bytes each time, so that answers of the same model are continued.
+        checkpoint.save(folder, config=config, params=params, tokenizer=tokenizer, single_file=True, overwrite=True)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@
 #
 # Copies this tree (what git tracks of it, if it is a checkout), installs it with the extra [tpu] into .venv (with a
 # Python that uv brings, where a worker has none from 3.11 on), and runs COMMAND there. Training ends with exit code 75
-# when it was asked to stop and has saved: the same command is started again. Any other code ends this script with it.
+# when it was asked to stop and has saved, and with 134 where another worker was lost: the same command is started again,
+# as it is when the TPU was taken away. Any other code ends this script with it.
 # When the TPU was taken away and cannot be made again at once, for want of capacity, each attempt counts as a restart;
 # only the first time both must succeed, so that wrong arguments are seen.
 #
@@ -33,6 +34,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 exec 3>&2 # for what is called, whatever happens to the output of the call
 PREEMPTED=75
+ALONE=134 # SIGABRT: JAX ends a process so when another one of the run is gone
 name="" zone="" project="" create="" version="" spot="" folder=crab_jax setup="" restarts=100 pause=60 dry=""
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "launch/tpu_pod.sh"; }
 fail() { echo "error: $*" >&2; exit 2; }
@@ -132,14 +134,20 @@ while true; do
   [ -z "$dry" ] || exit 0
   [ "$rc" -ne 0 ] || exit 0
   codes="$(sed -n 's/.*worker ended with code \([0-9]\+\).*/\1/p' "$log" | sort -un | tr '\n' ' ')"
-  # Where one worker fails the others are stopped by it; what failed first is no pre-emption.
-  for code in $codes; do
-    case "$code" in 0 | $PREEMPTED | 137 | 143) ;; *) echo "error: a worker ended with code $code" >&2; exit "$code" ;; esac
-  done
   now="$(state)"
   if [ "$now" = READY ]; then
-    [[ " $codes " == *" $PREEMPTED "* ]] || { echo "error: lost the workers of $name, which is $now" >&2; exit 1; }
-  else
+    # Where one worker fails the others are stopped by it; what failed first is no pre-emption.
+    for code in $codes; do
+      case "$code" in
+        0 | $PREEMPTED | $ALONE | 137 | 143) ;;
+        *) echo "error: a worker ended with code $code" >&2; exit "$code" ;;
+      esac
+    done
+    case " $codes" in
+      *" $PREEMPTED "* | *" $ALONE "*) ;;
+      *) echo "error: lost the workers of $name, which is $now" >&2; exit 1 ;;
+    esac
+  else # the workers that are left may end with anything
     [ -n "$create" ] || fail "$name is $now and --create was not given, so it is not made again"
   fi
   again "$name was $now, workers ended with: ${codes:-nothing}"

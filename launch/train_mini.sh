@@ -86,11 +86,11 @@ world 600 0.02 pretrain-seg
 world 800 0.1 s4
 world 600 0.1 arig
 world 400 0.15 ms3
-world 700 0.1 ave avvp
+world 500 0.12 ave avvp
 world 400 0.12 avcap
 world 260 0.15 avss
 world 450 0.1 ref-avs
-world 200 0.15 avqa
+world 150 0.2 avqa
 say "building shards"
 crab data build pretrain-image pretrain-seg pretrain-audio avqa ave avvp arig s4 ms3 avss ref-avs avcap \
   --root "$RUNS/world" --out "$RUNS/shards" --size 112 --jobs "$JOBS"

@@ -1,5 +1,6 @@
 """`crab eval` from shards to the table; canned answers stand in for the networks."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,13 +14,21 @@ import time
 import eval_run
 import numpy as np
 import pytest
+import shard_files as make
 from PIL import Image
 
 from crab_jax import cli
+from crab_jax.batch import FeatureSizes
 from crab_jax.evaluate.engine import Engine
+from crab_jax.evaluate.journal import open_journal
+from crab_jax.evaluate.run import Run, finish
 from crab_jax.metrics import METRICS
-from data_pipelines.stream.evaluation import donors
-from data_pipelines.stream.tables import StreamError
+from crab_jax.tasks import TASKS, Row, Wording
+from crab_jax.tasks.clips import Ask
+from crab_jax.tokens import Tokenizer
+from data_pipelines.records import open_shards
+from data_pipelines.stream.evaluation import donors, evaluation_items
+from data_pipelines.stream.tables import Source, StreamError
 
 HERE = pathlib.Path(__file__).parent
 TABLES = ("table.md", "table.json")
@@ -191,6 +200,71 @@ def test_two_processes_of_a_cluster(inputs, whole, tmp_path):
     assert files_of(out) == files_of(whole)
 
 
+def test_nobody_takes_the_file_of_a_process_at_work(inputs, whole, tmp_path):
+    """One share has nothing left to do while another one answers what had failed: its answers must not get lost."""
+    out = shutil.copytree(whole / "avqa/test/decoded", tmp_path / "out")
+    lines = lines_of(out / "items.jsonl")
+    (out / "items.jsonl").unlink()
+    (out / "scores.json").unlink()
+    run = Run(source=Source(open_shards(inputs / "shards", "avqa", "test"), TASKS["avqa"]))
+    with open_journal(out, process=0, processes=2) as mine:
+        mine.add(lines[:-1])
+    with open_journal(out, process=1, processes=2) as other:
+        other.add([{"id": lines[-1]["id"], "error": "the device ran out of memory"}])
+        assert "whoever comes last scores" in finish(run, out)
+        assert not (out / "scores.json").exists()
+        other.add([lines[-1]])
+    scored = finish(run, out)
+    assert scored.answered == len(lines)
+    assert not any(scored.problems.values())
+    assert (out / "items.jsonl").read_bytes() == (whole / "avqa/test/decoded/items.jsonl").read_bytes()
+    assert not list(out.glob("items.*-of-*"))
+
+
+def test_an_unfinished_line_is_named(inputs, whole, canned, capsys, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "out")
+    path = out / "avqa/test/decoded/items.jsonl"
+    with path.open("a") as file:
+        file.write('{"id": "0000')
+    assert evaluate(inputs, out, "--task", "avqa") == 0
+    assert f'avqa/test, decoded: {path}: dropped its last line, which is incomplete: {{"id": "0000' in (
+        capsys.readouterr().err
+    )
+
+
+def test_weights_that_stand_in_are_named(inputs, whole, canned, capsys, tmp_path):
+    note = "no weights of the AVSS finetune are loaded, so those of the pretraining stand in"
+    out = shutil.copytree(whole, tmp_path / "out")
+    (out / "avss/test/decoded/items.jsonl").unlink()
+    assert evaluate(inputs, out, "--task", "avss") == 0
+    said = capsys.readouterr()
+    assert f"avss/test, decoded: note: {note}" in said.err
+    assert "avqa/test, decoded: note" not in said.err
+    assert f"avss/test: {note}" in said.out
+    assert all(line["notes"] == [note] for line in lines_of(out / "avss/test/decoded/items.jsonl"))
+    sets = {s["task"]: s for s in json.loads((out / "table.json").read_text())["test_sets"]}
+    assert [run["notes"] for run in sets["avss"]["runs"]] == [[note]] * 2
+    assert sets["avqa"]["runs"][0]["notes"] == []
+    assert f"<strong>Note:</strong> {note}." in (out / "report.html").read_text()
+
+
+def test_answers_to_nothing_are_named_whatever_their_id(inputs, whole, canned, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "out")
+    with (out / "ave/test/decoded/items.jsonl").open("a") as file:
+        file.write('{"id": "\\ud800", "text": "x"}\n')
+    assert evaluate(inputs, out, "--task", "ave") == 1
+    assert "1 unexpected" in (out / "table.md").read_text(encoding="utf-8")
+
+
+def test_pictures_of_another_size_claim_no_folder(inputs, canned, capsys, tmp_path):
+    other = shutil.copytree(inputs, tmp_path / "inputs")
+    manifest = other / "shards/ave/1.0.0/shards.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"size": 224}))
+    assert evaluate(other, tmp_path / "out", "--task", "ave") == 2
+    assert "pictures of 224 pixels per side, the model looks at 112" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_run_is_refused(inputs, whole, canned, capsys, tmp_path):
     out = shutil.copytree(whole, tmp_path / "out")
     assert evaluate(inputs, out, "--max-new-tokens", "7") == 2
@@ -203,8 +277,6 @@ def test_another_run_is_refused(inputs, whole, canned, capsys, tmp_path):
 
 
 def test_two_runs_into_one_folder(inputs, whole, canned, capsys, tmp_path):
-    from crab_jax.evaluate.journal import open_journal
-
     out = shutil.copytree(whole, tmp_path / "out")
     with open_journal(out / "avqa/test/decoded"):
         assert evaluate(inputs, out, "--task", "avqa") == 2
@@ -226,8 +298,29 @@ def test_swapped_media_stand_beside(inputs, whole, canned, tmp_path):
 
 def test_one_clip_cannot_swap():
     with pytest.raises(StreamError, match="the split has 1"):
-        donors(1)
-    assert sorted(donors(7)) == list(range(7))
+        donors(["a", "a"])
+    assert sorted(donors("abcdefg")) == list(range(7))
+
+
+def test_a_frame_gets_no_media_of_its_own_video(tmp_path):
+    """Each frame of ARIG is a record; its neighbours sound alike."""
+    videos = ["a", "b", "a", "c", "b", "b", "c"]
+    assert all(videos[i] != videos[k] for i, k in enumerate(donors(videos)))
+    shown = Row(box=(1, 2, 3, 4), label="cello")
+    records = [
+        dataclasses.replace(
+            make.s4(i, size=112), task="arig", split="test", clip_id=f"clip_{i // 2}_{i % 2}",
+            frames=make.s4(i, size=112).frames[:1], masks=(),
+            asks=(Ask(id=f"{i}", row=dataclasses.replace(shown, second=i % 2), picture=0),),
+        )
+        for i in range(8)
+    ]  # fmt: skip
+    source = Source(make.write_shards(tmp_path, records, size=112), TASKS["arig"])
+    sizes = FeatureSizes(image_size=112, frame_tokens=2, window_tokens=2, patch=16)
+    items = evaluation_items(source, wording=Wording.QUICK_START, tokenizer=Tokenizer.tiny(), sizes=sizes, swap="sound")
+    pairs = [(item.clip, item.media_of) for item in items]
+    assert len(pairs) == 8
+    assert all(own[:-2] != other[:-2] for own, other in pairs)
 
 
 def test_unreadable_records_and_a_limit(inputs, canned, tmp_path, capsys):

@@ -1,7 +1,10 @@
 """Answers on disk: masks that score as their logits do, broken files, and scoring without a model."""
 
 import dataclasses
+import io
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -10,9 +13,11 @@ from PIL import Image
 
 from crab_jax import cli
 from crab_jax.evaluate import journal, listen_look, table
+from crab_jax.evaluate.baselines import Baseline
 from crab_jax.evaluate.mask_files import MaskFileError, levels_of, read_mask, write_mask
 from crab_jax.evaluate.score import ScoreError, score
 from crab_jax.evaluate.table import TestSet
+from crab_jax.evaluate.write_table import write_table
 from crab_jax.metrics import BinaryMasks, Item, SemanticMasks
 from crab_jax.metrics.masks import thresholds
 from crab_jax.tasks import TASKS, MaskTokens
@@ -160,6 +165,30 @@ def test_a_full_disk_leaves_whole_lines(tmp_path):
     assert (tmp_path / "items.jsonl").read_bytes() == b'{"id": "a", "text": "x"}\n'
 
 
+def test_the_last_line_may_lack_its_end(tmp_path):
+    """Somebody's editor took the line break away, or a kill the rest of the line."""
+    path = tmp_path / "items.jsonl"
+    path.write_text('{"id": "a", "text": "x"}\n{"id": "b", "text": "y"}')
+    with journal.open_journal(tmp_path) as file:
+        assert not file.dropped
+        file.add([{"id": "c", "text": "z"}])
+    assert [line["id"] for line in journal.read_lines([path]).lines] == ["a", "b", "c"]
+    whole = path.read_bytes()
+    for rest in (b'{"id": "d", "te', b'{"id": "d"}', b"\xff"):
+        path.write_bytes(whole + rest)
+        with journal.open_journal(tmp_path) as file:
+            assert f"{path}: dropped its last line, which is incomplete: " in file.dropped
+        assert path.read_bytes() == whole
+
+
+def test_nobody_joins_files_that_somebody_writes(tmp_path):
+    one, other = journal.open_journal(tmp_path, process=1, processes=2), journal.open_journal(tmp_path)
+    with one, other, journal.joining(tmp_path) as alone:
+        assert not alone
+    with journal.joining(tmp_path) as alone, journal.joining(tmp_path) as other:
+        assert (alone, other) == (True, False)
+
+
 def test_a_folder_is_for_one_evaluation(tmp_path):
     journal.claim(tmp_path / "out", {"weights": "a", "wording": "w"})
     journal.claim(tmp_path / "out", {"weights": "a", "wording": "w"})
@@ -168,6 +197,10 @@ def test_a_folder_is_for_one_evaluation(tmp_path):
     (tmp_path / "out/run.json").write_text("{")
     with pytest.raises(journal.JournalError, match=r"run\.json: expected the settings"):
         journal.claim(tmp_path / "out", {"weights": "a", "wording": "w"})
+    for damaged in ("[]", '{"weights": 3}', '{"model": [32]}', '{"swap": []}'):
+        (tmp_path / "out/run.json").write_text(damaged)
+        with pytest.raises(journal.JournalError, match=r"run\.json: expected the settings"):
+            journal.read_settings(tmp_path / "out")
 
 
 # ---------------------------------------------------------------------------------------------------------- scoring
@@ -222,6 +255,48 @@ def test_masks_that_do_not_fit(scenes, tmp_path):
     assert "no predicted mask is given" in without.problems["unfit"][0]
 
 
+def png_with(kind, data):
+    """A mask with one more chunk, or with another header."""
+    file = io.BytesIO()
+    Image.fromarray(np.ones((SIZE, SIZE), bool)).save(file, "PNG")
+    start, header, rest = file.getvalue()[:8], file.getvalue()[8:33], file.getvalue()[33:]
+    chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return start + (chunk if kind == b"IHDR" else header + chunk) + rest
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        png_with(b"IHDR", bytes(8)), png_with(b"gAMA", bytes(2)), png_with(b"cHRM", bytes(5)),
+        png_with(b"zTXt", b"a\0\0" + zlib.compress(bytes(3 << 20))), "a\0.png", "\ud800.png",
+    ],
+    ids=["IHDR", "gAMA", "cHRM", "zTXt", "NUL", "surrogate"],
+)  # fmt: skip
+def test_a_broken_mask_stays_in_the_denominator(scenes, tmp_path, broken):
+    write_mask(tmp_path / "good.png", np.ones((1, SIZE, SIZE), np.float32), semantic=False)
+    lines = [line | {"mask": "good.png"} for line in answers(scenes, MASKS)]
+    if isinstance(broken, bytes):
+        (tmp_path / "broken.png").write_bytes(broken)
+    lines[1]["mask"] = "broken.png" if isinstance(broken, bytes) else broken
+    scored = score(scenes, lines, folder=tmp_path)
+    assert [kind for kind, names in scored.problems.items() if names] == ["unfit"]
+    assert scored.problems["unfit"][0].startswith(f"{lines[1]['id']}: {tmp_path}")
+    assert (scored.numbers["items"], scored.numbers["unparsed"]) == (4, 0.25)
+
+
+def test_half_a_surrogate_pair_in_an_id(questions, root, tmp_path, capsys):
+    path = write(tmp_path / "mine.jsonl", [*answers(questions), {"id": "\ud800", "text": "x"}])
+    command = ["eval", "--score", str(path), "--shards", str(root / "shards"), "--task", "avqa"]
+    assert cli.main([*command, "--out", str(tmp_path / "out")]) == 1
+    assert "1 unexpected" in capsys.readouterr().out.encode("utf-8").decode()
+    for name in ("scores.json", "table.json"):
+        assert json.loads((tmp_path / "out" / name).read_text(encoding="utf-8"))
+    assert json.loads((tmp_path / "out/scores.json").read_text())["problems"]["unexpected"] == ["\ud800"]
+    assert "1 unexpected** (answers to no item of this test set; they are left out): \\ud800" in (
+        tmp_path / "out/table.md"
+    ).read_text(encoding="utf-8")
+
+
 def test_scoring_needs_no_model(questions, root, tmp_path, capsys):
     path = write(tmp_path / "mine.jsonl", answers(questions))
     command = ["eval", "--score", str(path), "--shards", str(root / "shards")]
@@ -272,10 +347,61 @@ def test_a_broken_file_of_scores_costs_no_other(tmp_path):
     write(good, [scores_of("ave", "test", 3)])
     write(tmp_path / "avqa/test/decoded/scores.json", ["{"])
     write(tmp_path / "s4/test/decoded/scores.json", [{"mode": "decoded", "swap": None}])
-    sets, broken = table.read_results(tmp_path)
-    assert [s.task for s in sets] == ["ave"]
-    assert len(broken) == 2
-    assert all("expected scores" in b for b in broken)
+    journal.claim(tmp_path, {"weights": "a"})
+    found = table.read_results(tmp_path)
+    assert [s.task for s in found.sets] == ["ave"]
+    assert found.settings == {"weights": "a"}
+    assert len(found.broken) == 2
+    assert all("expected scores" in b for b in found.broken)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"limit": ...}, {"split": ...}, {"lower_is_better": ...}, {"items_in_split": ...}, {"answered": ...},
+        {"problems": [1]}, {"problems": {"failed": 3}}, {"numbers": {"accuracy": "much"}}, {"headline": [1]},
+        {"swap": []}, {"split": 3}, {"notes": [[]]}, {"generated": "yes"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_scores_that_lack_something_cost_no_other(tmp_path, change):
+    journal.claim(tmp_path, {"weights": "a"})
+    write(tmp_path / "ave/test/decoded/scores.json", [scores_of("ave", "test", 3)])
+    damaged = scores_of("avqa", "test", 3) | change
+    damaged = {name: value for name, value in damaged.items() if value is not ...}
+    write(tmp_path / "avqa/test/decoded/scores.json", [damaged])
+    text, broken = write_table(tmp_path)
+    assert "| ave/test | 3 |" in text
+    (told,) = broken
+    assert told.startswith(f"{tmp_path / 'avqa/test/decoded/scores.json'}: expected scores, found ValueError: ")
+
+
+def test_columns_about_other_items_say_so():
+    runs = {("decoded", None): scores_of("ave", "test", 402), ("decoded", "sound"): scores_of("ave", "test", 402)}
+    runs["decoded", "sound"] |= {"swap": "sound", "expected": 9, "answered": 9, "limit": 9}
+    runs["decoded", "sound"]["numbers"] = {"accuracy": 0.25, "unparsed": 0.0, "items": 9.0}
+    of = TestSet(task="ave", split="test", runs=runs, why_not_paper="limited")
+    text = table.to_markdown([of], {})
+    assert "| ave/test | 402 | accuracy | 0.5000 [10.0 %] | 0.2500 [0.0 %], items: 9 |" in text
+    assert "| number | decoded | sound swapped, items: 9 | paper |" in text
+    (line,) = listen_look.compare([of], [])
+    assert not line.same_items
+    assert line.to_json()["items"] == {"as_it_is": 402, "other_sound": 9, "other_pictures": None}
+    assert "| 0.5000 [10.0 %], items: 402 | 0.2500 [0.0 %], items: 9 | – |" in "\n".join(
+        listen_look.to_markdown([line])
+    )
+
+
+def test_the_baseline_that_counts_the_same_stands_beside():
+    runs = {("decoded", swap): scores_of("avcap", "test", 5) for swap in (None, "sound")}
+    for run in runs.values():
+        run["headline"] = ["cider_d"]
+    of = TestSet(task="avcap", split="test", runs=runs, why_not_paper="generated")
+    words = Baseline(task="avcap", split="test", part="", measure="F of words", number="", values={"audio": 0.5})
+    same = dataclasses.replace(words, part="retrieved", measure="CIDEr-D", number="cider_d")
+    assert listen_look.compare([of], [words, same])[0].baseline == same
+    assert listen_look.compare([of], [words])[0].baseline == words
+    assert listen_look.compare([of], [dataclasses.replace(same, number="bleu_4")])[0].baseline is None
 
 
 def test_swapped_records():
@@ -289,7 +415,9 @@ def test_swapped_records():
 
 def test_every_column_of_listen_and_look_has_its_own_run():
     def scores(value):
-        return {"headline": ["miou"], "lower_is_better": False, "numbers": {"miou": value, "unparsed": value / 10}}
+        numbers = {"miou": value, "unparsed": value / 10, "items": 6.0}
+        about = {"headline": ["miou"], "lower_is_better": False, "expected": 6, "answered": 6}
+        return about | {"numbers": numbers}
 
     runs = {("decoded", None): scores(0.7), ("decoded", "sound"): scores(0.2), ("decoded", "picture"): scores(0.1)}
     runs[("text", "sound")] = scores(0.9)  # another mode
@@ -298,7 +426,8 @@ def test_every_column_of_listen_and_look_has_its_own_run():
     assert line.unparsed == pytest.approx({None: 0.07, "sound": 0.02, "picture": 0.01})
     said = line.to_json()
     assert (said["as_it_is"], said["other_sound"], said["other_pictures"], said["baseline"]) == (0.7, 0.2, 0.1, None)
+    assert said["unparsed"] == pytest.approx({"as_it_is": 0.07, "other_sound": 0.02, "other_pictures": 0.01})
     (row,) = [x for x in listen_look.to_markdown([line]) if x.startswith("| s4/test")]
-    assert row.startswith("| s4/test | miou | 0.7000 | 0.2000 | 0.1000 |")
+    assert row.startswith("| s4/test | miou | 0.7000 [7.0 %] | 0.2000 [2.0 %] | 0.1000 [1.0 %] |")
     alone = TestSet(task="s4", split="test", runs={("decoded", None): scores(0.7)}, why_not_paper="generated")
     assert listen_look.compare([alone], []) == []

@@ -86,11 +86,11 @@ MAY_IMPORT = {
         "crab_jax.sharding",
     ],
     "data_pipelines/world": [
-        "crab_jax.metrics.text", "crab_jax.tasks", "data_pipelines.image", "data_pipelines.lock",
+        "crab_jax.metrics", "crab_jax.tasks", "data_pipelines.image", "data_pipelines.lock",
         "data_pipelines.worker",
     ],
     "data_pipelines": [
-        "crab_jax.metrics.text", "crab_jax.tasks", "crab_jax.tokens", "crab_jax.config", "crab_jax.layout",
+        "crab_jax.metrics", "crab_jax.tasks", "crab_jax.tokens", "crab_jax.config", "crab_jax.layout",
         "crab_jax.batch", "crab_jax.draw",
     ],
 }  # fmt: skip
@@ -139,6 +139,15 @@ def test_packages_need_no_checkout():
 def test_light_modules_do_not_import_jax():
     code = f"import importlib, sys\nfor m in {LIGHT!r}: importlib.import_module(m)\n"
     code += "heavy = sorted({'jax', 'flax', 'orbax', 'librosa', 'torch', 'tensorflow'} & set(sys.modules))\n"
+    code += "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_metrics_need_numpy_alone():
+    """So docs/metrics.md says; the answer types of the tasks must not bring a tokenizer along."""
+    code = "import sys, crab_jax.metrics\n"
+    code += "heavy = sorted({'jax', 'flax', 'sentencepiece'} & set(sys.modules))\n"
     code += "sys.exit(f'imported: {heavy}' if heavy else 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 STAND_IN = """#!/usr/bin/env bash
 case "$*" in
   "-c import pip") [ -n "$NO_PIP" ] && [ ! -e "$(dirname "$0")/../has_pip" ] && exit 1; exit 0 ;;
+  "-m pip install "*) case "$*" in *"${BROKEN:-nothing is}"*) echo "no network" >&2; exit 1 ;; esac ;;
   "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; touch "$3/pyvenv.cfg" "$3/has_pip" ;;
   "-m pytest "*) shift 2; printf 'pytest %s\\n' "$*" ;;
   "-m launch.quickstart"*) shift 2; printf 'quickstart %s\\n' "$*" ;;
@@ -47,6 +48,29 @@ def test_second_run_installs_nothing(run, tmp_path):
     assert "== installing" in first.stdout
     assert "installed already" in second.stdout
     assert "making" not in second.stdout
+
+
+@pytest.mark.parametrize("broken", ["--upgrade pip", "--editable .[tpu]"])
+def test_what_could_not_be_installed_is_tried_again(tmp_path, broken):
+    """On workers of a TPU nothing but the exit code tells, and nobody has said `set -e`."""
+    python = tmp_path / "python"
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    given = os.environ | {"PYTHON": str(python), "VENV": str(tmp_path / "venv"), "NO_PIP": ""}
+
+    def install(**others):
+        return subprocess.run(
+            ["bash", "-c", ". launch/environment.sh && environment '[tpu]' && echo ready"], cwd=ROOT,
+            env=given | others, capture_output=True, text=True,
+        )  # fmt: skip
+
+    done = install(BROKEN=broken)
+    assert done.returncode == 1
+    assert "no network" in done.stderr
+    done = install()
+    assert done.returncode == 0
+    assert "== installing" in done.stdout
+    assert done.stdout.endswith("ready\n")
 
 
 def test_a_folder_that_is_no_environment_is_never_deleted(run, tmp_path):

@@ -115,6 +115,23 @@ def test_what_was_taken_away_is_made_again(pod):
 
 
 @needs_bash
+@pytest.mark.parametrize("code", ["1", "134", "137", "139"])
+def test_what_the_others_end_with_does_not_matter_when_machines_are_gone(pod, code):
+    done, calls = pod(*MADE, ends=f"{code} 0", states="READY PREEMPTED PREEMPTED")
+    assert done.returncode == 0, done.stderr
+    assert sum("launch.train" in call for call in calls) == 2
+    assert any(" create " in call for call in calls)
+
+
+@needs_bash
+def test_a_machine_that_was_lost_and_came_back(pod):
+    """The others end with SIGABRT, up to minutes later."""
+    done, calls = pod(*NAMED, ends="134 0", states="READY")
+    assert done.returncode == 0, done.stderr
+    assert sum("launch.train" in call for call in calls) == 2
+
+
+@needs_bash
 @pytest.mark.parametrize(
     ("states", "capacity", "network", "verbs"),
     [
@@ -163,6 +180,7 @@ def test_every_start_is_preceded_by_the_setup(pod):
     ("ends", "states", "code", "message"),
     [
         ("1", "READY", 1, "ended with code 1"),
+        ("137", "READY", 1, "lost the workers"),
         ("lost", "READY", 1, "lost the workers"),
         ("lost", "GONE", 2, "--create was not given"),
         ("75 75 75", "READY READY READY", 2, "gave up after 2 restarts"),
@@ -212,17 +230,53 @@ def test_gke(capsys, topology, hosts, label, shape):
     assert container["env"] == [{"name": "LIBTPU_INIT_ARGS", "value": LIBTPU_FLAGS}]
     (rule,) = work["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
-    assert 75 in rule["onExitCodes"]["values"]
+    assert rule["onExitCodes"]["values"] == [75, 134, 137, 143]
+    # 64 MiB of shared memory are too little for the batches of data workers.
+    assert pod["volumes"] == [{"name": "volume-0", "emptyDir": {"medium": "Memory"}}]
+    assert container["volumeMounts"] == [{"name": "volume-0", "mountPath": "/dev/shm"}]
+    assert container["workingDir"] == ""  # that of the image
+    assert work["template"]["metadata"] == {"annotations": {}}
+    assert pod["serviceAccountName"] == "default"
     assert rule["onExitCodes"]["operator"] == "NotIn"
+
+
+def test_data_of_a_gke_job_lie_outside_the_image(capsys, tmp_path, monkeypatch):
+    """Handed over as it is printed: nothing is left to be written into it."""
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text('#!/bin/sh\necho "$@" > "$TAKEN.call"\ncat > "$TAKEN"\n')
+    kubectl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("TAKEN", str(tmp_path / "taken"))
+    options = ["--name", "crab", "--image", "i", "--topology", "v5e:4x4", "--tree", "/app", "--submit"]
+    options += ["--volume", "shards.v1:/mnt/shards", "--gcs", "my_runs:/mnt/runs", "--service-account", "trainer"]
+    assert job.main(["gke", *options, "--", *COMMAND]) == 0
+    assert (tmp_path / "taken.call").read_text() == "apply -f -\n"
+    made = yaml.safe_load((tmp_path / "taken").read_text())
+    template = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    assert template["metadata"]["annotations"]["gke-gcsfuse/volumes"] == "true"
+    pod = template["spec"]
+    assert pod["serviceAccountName"] == "trainer"
+    (container,) = pod["containers"]
+    assert container["workingDir"] == "/app"
+    where = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    _, claim, bucket = pod["volumes"]
+    assert (where[claim["name"]], claim["persistentVolumeClaim"]) == ("/mnt/shards", {"claimName": "shards.v1"})
+    assert (where[bucket["name"]], bucket["csi"]["driver"]) == ("/mnt/runs", "gcsfuse.csi.storage.gke.io")
+    # Without the second one a checkpoint gets no name.
+    assert bucket["csi"]["volumeAttributes"] == {
+        "bucketName": "my_runs",
+        "mountOptions": "implicit-dirs,rename-dir-limit=100000",
+    }
 
 
 def test_xpk(capsys):
     options = ["--name", "crab", "--image", "i", "--topology", "v5p:4x4x4", "--cluster", "c"]
     assert job.main(["xpk", *options, "--", *COMMAND]) == 0
     words = shlex.split(capsys.readouterr().out)
-    assert {"--tpu-type=v5p-128", "--restart-on-exit-codes=75,137,143", f"--command={shlex.join(COMMAND)}"} <= set(
-        words
-    )
+    expected = {"--tpu-type=v5p-128", "--restart-on-exit-codes=75,134,137,143", f"--command={shlex.join(COMMAND)}"}
+    assert expected <= set(words)
+    assert job.main(["xpk", *options, "--tree", "/a b", "--", *COMMAND]) == 0
+    assert f"--command=cd '/a b' && {shlex.join(COMMAND)}" in shlex.split(capsys.readouterr().out)
 
 
 def test_slurm(capsys, tmp_path):
@@ -266,6 +320,8 @@ def test_wrong_jobs(capsys):
         ("slurm --nodes 1 --gpus 1 --grace 0", "--grace: '0': expected a whole number from 1 on"),
         ("gke --image i --topology v5e:3x5", "v5e:3x5: 15 chips, expected 1 or a multiple of 4"),
         ("xpk --cluster c --image i --topology v5e:3x5", "v5e:3x5: 15 chips, expected 1 or a multiple of 4"),
+        ("gke --image i --topology v5e:4x4 --gcs gs://b:/mnt", "--gcs: 'gs://b:/mnt': expected NAME:/FOLDER"),
+        ("gke --image i --topology v5e:4x4 --volume shards:mnt", "--volume: 'shards:mnt': expected NAME:/FOLDER"),
         ("gke --image i --topology v5e:4x4 --restarts -4", "--restarts: '-4': expected a whole number from 0 on"),
     ],
 )

@@ -33,7 +33,7 @@ from crab_jax.metrics import (
 )
 from crab_jax.metrics.paper import REPORTED
 from crab_jax.metrics.state import fixed, fixed_array, mean
-from crab_jax.tasks import TASKS, Box, Caption, Choice, Event, Row, Unparsed
+from crab_jax.tasks import TASKS, Box, Caption, Choice, Event, Events, Row, Unparsed
 
 POOLS = {
     ChoiceAccuracy: metric_items.choices(),
@@ -127,6 +127,29 @@ def test_nothing_parsed(kind):
         CaptionScores: {"cider_d": 0, "bleu_1": 0, "rouge_l": 0},
     }[kind]
     assert {name: result[name] for name in worst} == worst
+
+
+STANDS_FOR = {
+    "silence in every second": lambda item: {"prediction": Events(())},
+    "a box that misses the true one": lambda item: {"prediction": Box(200, 200, 220, 220)},
+    "an empty mask with an F of 0": lambda item: {"prediction": metric_items.MASK, "output": item.mask & False},
+    "a mask of the whole picture": lambda item: {"prediction": metric_items.MASK, "output": item.mask | True},
+    "an empty sentence": lambda item: {"prediction": Caption("")},
+}
+
+
+@every_metric
+def test_what_an_unparsed_answer_counts_as(kind):
+    """As people are told: worth nothing in any headline, or as much as some answer."""
+    for item in POOLS[kind]:
+        numbers = counted(kind, [item.without_prediction("hm")]).result()
+        if kind.unparsed_as == "wrong":
+            assert all(numbers[name] == 0 or math.isnan(numbers[name]) for name in kind.headline)
+            continue
+        other = counted(kind, [dataclasses.replace(item, **STANDS_FOR[kind.unparsed_as](item))]).result()
+        if kind is BinaryMasks:
+            other["f"] = 0.0
+        assert [numbers[name] for name in kind.headline] == [other[name] for name in kind.headline]
 
 
 @every_metric

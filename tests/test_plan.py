@@ -261,6 +261,23 @@ def test_the_command_looks_first_where_it_is_to_write(tmp_path, capsys, instead_
     assert crab_plan("--config", TINY, "--topology", "v5e:2x2", "--json", str(tmp_path / "x.json")) == 0
 
 
+def test_the_command_makes_or_refuses_the_places_of_its_files_first(tmp_path, capsys, instead_of_planning):
+    """They are written after minutes of compiling."""
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    for option, path, message in (
+        ("--json", tmp_path, "expected a file, found a folder"),
+        ("--hlo", taken, "expected a folder, or a place for one (File exists)"),
+        ("--hlo", taken / "below", "expected a folder, or a place for one (Not a directory)"),
+    ):
+        assert crab_plan("--config", TINY, "--topology", "v5e:2x2", option, str(path)) == 2
+        assert f"crab plan: {option} {path}: {message}" in capsys.readouterr().err
+    assert not instead_of_planning
+    assert taken.read_text() == "a file"
+    assert crab_plan("--config", TINY, "--topology", "v5e:2x2", "--hlo", str(tmp_path / "a" / "b")) == 0
+    assert (tmp_path / "a" / "b").is_dir()
+
+
 @pytest.mark.parametrize(
     ("given", "used"),
     [

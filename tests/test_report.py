@@ -89,6 +89,7 @@ def test_it_shows_what_it_must(page):
     rows = page.split('<table class="senses">')[1].split("</table>")[0]
     assert rows.count('<th scope="row">') == len(SETS)
     assert "mIoU of classes per picture, another score" in rows
+    assert rows.count("% not understood</small>") == 3 * len(SETS)
     marks = [a["class"] for a in elements.all("u") if "title" in a]
     assert sorted(set(marks)) == ["audio", "majority", "video"]
 
@@ -160,11 +161,70 @@ def test_broken_files_cost_nothing_else(results, tmp_path):
         write_report(tmp_path, None)
 
 
+@pytest.mark.parametrize(
+    ("damaged", "found"),
+    [
+        (None, "no such file"), ("{", "Expecting property name"), ("[]", "list"), ('{"model": 3}', "model = 3"),
+        ('{"model": {}, "weights": null}', "weights = None"), ("{}", ""), ('{"model": {"layers": 2}}', ""),
+    ],
+)  # fmt: skip
+def test_settings_that_are_missing_or_damaged(results, tmp_path, capsys, damaged, found):
+    """The page says nothing about the weights then, and everything else."""
+    out = shutil.copytree(results / "out", tmp_path / "out")
+    path = out / "run.json"
+    path.unlink() if damaged is None else path.write_text(damaged)
+    assert cli.main(["report", str(out)]) == bool(found)
+    told = capsys.readouterr().err
+    assert told.startswith(f"warning: {path}: expected the settings of an evaluation, found {found}" if found else "")
+    text = (out / REPORT).read_text(encoding="utf-8")
+    assert len(Elements(text).all("a", "score")) == len(SETS)
+    assert "Language model of" not in text + (out / "table.md").read_text(encoding="utf-8")
+
+
+def test_what_stands_beside_captions(tmp_path):
+    """CIDEr-D is no share: as it is on the page, beside the baseline that is CIDEr-D, too."""
+    for swap, name, value, items in ((None, "decoded", 0.81, 40), ("sound", "decoded-sound-swapped", 0.31, 8)):
+        scores = {
+            "task": "avcap", "split": "test", "mode": "decoded", "swap": swap, "limit": None, "items_in_split": 40,
+            "headline": ["cider_d"], "lower_is_better": False, "expected": items, "answered": items, "problems": {},
+            "numbers": {"cider_d": value, "unparsed": 0.125, "items": items}, "generated": {"world": "bandstand"},
+        }  # fmt: skip
+        (tmp_path / "avcap/test" / name).mkdir(parents=True)
+        (tmp_path / "avcap/test" / name / "scores.json").write_text(json.dumps(scores))
+    rows = {"score": "F of words", "majority": 1.0, "audio": 2.0, "video": 3.0}
+    retrieved = {"score": "CIDEr-D of a similar clip", "majority": 11.0, "audio": 22.0, "video": 33.0}
+    (tmp_path / baselines.BASELINES).write_text(json.dumps({"avcap": rows, "avcap, retrieved": retrieved}))
+    (tmp_path / "run.json").write_text("{}")
+    assert write_report(tmp_path, None) == []
+    page = (tmp_path / REPORT).read_text(encoding="utf-8")
+    row = page.split('<table class="senses">')[1].split("<tbody>")[1].split("</tbody>")[0]
+    assert re.findall(r"<b>(.*?)</b>", row) == ["0.810", "0.310"]
+    assert re.findall(r'<td class="base">(.*?)</td>', row) == ["0.110", "0.220", "0.330"]
+    assert "another score" not in row
+    assert re.findall(r"<small>(.*?)</small></td>", row) == [
+        "12.5 % not understood, 40 items", "12.5 % not understood, 8 items"
+    ]  # fmt: skip
+    assert "cannot be compared" in page
+    table = page.split('<table class="plain baselines">')[1].split("</table>")[0]
+    assert re.findall("<td>(.*?)</td>", table) == ["1.0 %", "2.0 %", "3.0 %", "0.110", "0.220", "0.330"]
+    assert '<th scope="col">sound swapped, items: 8</th>' in page
+    assert "such an answer counts as an empty sentence." in page
+
+
+def test_the_page_says_what_an_unparsed_answer_counts_as(page):
+    found = re.findall(r"such an answer counts as (.*?)\.", page)
+    assert found == [
+        "wrong", "silence in every second", "an empty mask with an F of 0", "wrong", "a mask of the whole picture"
+    ]  # fmt: skip
+    assert "in events as silence" not in page
+
+
 def test_baselines_stand_in_the_table(results, tmp_path, capsys):
     told = json.loads((results / "out/table.json").read_text())
     (line,) = [each for each in told["listen_look"] if each["task"] == "avqa"]
     assert line["baseline"]["audio"] == pytest.approx(0.389)
     assert None not in (line["as_it_is"], line["other_sound"], line["other_pictures"])
+    assert None not in line["unparsed"].values()
     assert [b["number"] for b in told["baselines"]] == ["accuracy", "accuracy/audio_visual", ""]
     assert "## Does it listen, does it look?" in (results / "out/table.md").read_text()
     assert cli.main(["report", str(results / "out"), "--baselines", str(tmp_path)]) == 2

@@ -51,7 +51,7 @@ def killed_together(shards, workers):
             run.send_signal(signal.SIGKILL)
             run.stdout.close()
             run.wait(30)
-        for child in children:  # nobody is left to tell them to stop
+        for child in psutil.wait_procs(children, timeout=30)[1]:
             child.kill()
     return lines
 

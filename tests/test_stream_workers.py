@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from multiprocessing import util
 
 import numpy as np
 import psutil
@@ -48,8 +49,10 @@ def killed_run(shards, *, workers, after):
         run.send_signal(signal.SIGKILL)
         run.stdout.close()
         assert run.wait(30) == -signal.SIGKILL
-        for child in children:  # nobody is left to tell them to stop
+        _, left = psutil.wait_procs(children, timeout=30)
+        for child in left:
             child.kill()
+    assert not left, "workers outlive a killed run"
     state = lines[-1][0]
     return state, [line[1] for line in lines[:-1]]
 
@@ -92,6 +95,44 @@ def test_workers_end_with_the_stream(shards):
     assert digest(again) == digests(open_stream(shards), 2)[1]
     stream.close()
     assert not children()
+
+
+def send_to_workers():
+    """What a terminal sends on Ctrl-C, and a scheduler that wants the run to end → to how many it was sent."""
+    found = children()
+    for child in found:
+        child.send_signal(signal.SIGINT)
+        child.send_signal(signal.SIGTERM)
+    return len(found)
+
+
+def test_a_signal_to_the_whole_group_is_left_to_the_run(shards):
+    with open_stream(shards, workers=2, buffer=1) as stream:
+        found = [digest(next(stream)[0])]
+        assert send_to_workers() == 2
+        found += [digest(next(stream)[0]) for _ in range(9)]
+    assert found == digests(open_stream(shards), 10)
+    assert not children()
+
+
+def test_a_signal_to_workers_that_are_only_starting(shards, monkeypatch):
+    """They import for seconds before they can say what they do with signals."""
+    spawn, sent = util.spawnv_passfds, []
+
+    def spawned(path, args, passed):
+        pid = spawn(path, args, passed)
+        if any("spawn_main" in str(word) for word in args):
+            sent.append(pid)
+            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGTERM)
+        return pid
+
+    monkeypatch.setattr(util, "spawnv_passfds", spawned)
+    with open_stream(shards, workers=2, buffer=1) as stream:
+        found = [digest(next(stream)[0]) for _ in range(4)]
+    assert len(sent) == 2
+    assert found == digests(open_stream(shards), 4)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())  # the run itself gets them as before
 
 
 def test_a_killed_worker_is_an_error_and_not_a_hang(shards):

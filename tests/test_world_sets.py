@@ -356,11 +356,11 @@ class Blind:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """Many concerts and AVE clips, without media."""
+    """Many clips of AVQA, AVE and LLP, without media."""
     root = tmp_path_factory.mktemp("drawn")
     (root / build.NOTES).mkdir()
-    (root / build.NOTES / "world.json").write_text("{}")
-    for task in ("avqa", "ave"):
+    (root / build.NOTES / "world.json").write_text(json.dumps({"size": SIZE}))
+    for task in ("avqa", "ave", "avvp"):
         for split, count in (("train", 160), ("test", 60)):
             with (root / build.NOTES / f"{task}-{split}.jsonl").open("w") as file:
                 for index in range(count):
@@ -391,14 +391,62 @@ def test_question_types_and_answers_are_balanced(drawn):
 
 def test_one_sense_alone_is_not_enough(drawn):
     table = baselines.measure(drawn)
-    assert set(table) == {"avqa", "avqa, Audio-Visual", "ave"}
+    assert set(table) == {"avqa", "avqa, Audio-Visual", "ave", "avvp", "avvp, headline"}
     for sense in ("majority", "audio", "video"):
+        assert table["avvp, headline"][sense] < 72
         assert table["ave"][sense] < 68
         assert table["avqa, Audio-Visual"][sense] < 65
         assert table["avqa"][sense] < 72
     text = baselines.report(drawn)
-    assert text.count("\n") == 4
+    assert text.count("\n") == 6
     assert json.loads((drawn / build.NOTES / "baselines.json").read_text()) == table
+
+
+def performer(kind, seen=(), heard=()):
+    return {"kind": kind, "seen": seen, "heard": heard}
+
+
+def test_headline_of_video_parsing():
+    """Something heard for ten seconds and seen for five of them."""
+    names = sorted(casting.names_in("avvp"))
+    half = {"performers": [performer(names[0], seen=[[0, 5]], heard=[[0, 10]])]}
+    reached = baselines._avvp_type([half], [half])
+    assert reached["audio"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)  # 5 of 10 guessed seconds are right
+    assert reached["video"] == pytest.approx((2 / 3 + 1 + 1) / 3)
+    assert reached["majority"] == pytest.approx(reached["audio"])  # heard and seen all the time
+    silence = {"performers": [performer(names[1])]}
+    assert baselines._avvp_type([half], [silence]) == {"majority": 1, "audio": 1, "video": 1}  # says nothing
+
+
+def test_headline_of_semantic_masks(monkeypatch):
+    one, two = sorted(casting.names_in("avss"))[:2]
+    cast = [performer(one, heard=[[0, 1]]), performer(two)]
+    clip = {"performers": cast, "areas": [[30, 10]], "pixels": 100}
+    monkeypatch.setattr(baselines, "_scores", lambda *_: np.array([[[0.9], [0.1]]]))
+    reached = baselines._avss_classes([clip], [clip])
+    assert reached["audio"] is None
+    assert reached["majority"] == pytest.approx((60 / 70 + 1) / 71)  # the second one is background
+    assert reached["video"] == pytest.approx(2 / 71)
+
+
+def test_headline_of_expressions(monkeypatch):
+    """Two expressions over two pictures; in the second picture the one that is meant first cannot be seen."""
+    clip = {
+        "performers": [performer(None), performer(None)], "items": [{"who": 0}, {"who": 1}],
+        "areas": [[30, 10], [0, 10]], "pixels": 100,
+    }  # fmt: skip
+    monkeypatch.setattr(baselines, "_likeliest", lambda *_: {(0, 0): 0, (0, 1): 0})
+    reached = baselines._ref_avs_masks([clip], [clip])
+    assert reached["audio"] is None
+    assert reached["majority"] == pytest.approx((0.75 + 0.9 + 0.25 + 1) / 4)  # 0.9 of what is empty is left so
+    assert reached["video"] == pytest.approx((1 + 1 + 0 + 0) / 4)
+
+
+def test_baselines_want_the_size_of_pictures(tmp_path):
+    (tmp_path / build.NOTES).mkdir()
+    (tmp_path / build.NOTES / "world.json").write_text("{}")
+    with pytest.raises(baselines.BaselineError, match="settings of a world with its size"):
+        baselines.measure(tmp_path)
 
 
 def test_stills_give_nothing_away_by_movement():

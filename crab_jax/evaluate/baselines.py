@@ -28,6 +28,9 @@ _SAME = {
     ("ms3", ""): "miou",
     ("arig", ""): "ciou",
     ("avcap", "retrieved"): "cider_d",
+    ("avvp", "headline"): "segment/type",
+    ("avss", "headline"): "miou",
+    ("ref-avs", "headline"): "miou",
 }
 _SPLITS = {"ref-avs": "test_s"}
 

@@ -18,7 +18,7 @@ from crab_jax.api import Assistant, load
 from crab_jax.assets import weights_folder
 from crab_jax.evaluate import baselines, journal, run, table
 from crab_jax.evaluate.generate import REFERENCE_SAMPLING, Sampling
-from crab_jax.evaluate.plan import EvaluationError, about, plan, settings_of
+from crab_jax.evaluate.plan import EvaluationError, about, check_pictures, plan, settings_of
 from crab_jax.evaluate.report.findings import SPEED
 from crab_jax.evaluate.report.page import GALLERY, REPORT, ReportError, write_report
 from crab_jax.evaluate.rescore import score_file
@@ -115,6 +115,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         args.weights, dtype=args.dtype, wording=wording, sampling=sampling, variant=args.variant,
         max_new_tokens=args.max_new_tokens,
     )  # fmt: skip
+    check_pictures(runs, settings["model"].get("image_size"))  # before a folder belongs to these shards
     counts = {each.folder: len(item_ids(each.source, args.limit)) for each in runs}
     journal.claim(args.out, settings)
     if args.baselines is not None:
@@ -127,12 +128,6 @@ def _evaluate(args: argparse.Namespace) -> int:
         tasks=list(dict.fromkeys(each.source.shards.task for each in runs)), variant=args.variant,
         devices=jax.local_devices(),
     )  # fmt: skip
-    if wrong := [e for e in runs if e.source.shards.size != assistant.config.clip.image_size]:
-        shards, size = wrong[0].source.shards, assistant.config.clip.image_size
-        raise EvaluationError(
-            f"{shards.folder}: pictures of {shards.size} pixels per side, the model looks at {size}; build the data "
-            f"again with `crab data build {shards.task} --size {size}`"
-        )
     # One program per shape: a last batch that is padded costs less than compiling another size of batch.
     engine = assistant.engine
     engine.buckets = dataclasses.replace(engine.buckets, batch=(engine.max_batch,))
@@ -165,27 +160,28 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _one(each: Run, assistant: Assistant, args: argparse.Namespace, process: int, processes: int, bar: tqdm) -> int:
     """One run; returns how many problems it had."""
     folder = args.out / each.folder
+
+    def tell(text: str) -> None:
+        bar.write(f"{each.name}: {text}", file=sys.stderr)
+
     tally = run.answer_items(
         each, assistant, folder, limit=args.limit, process=process, processes=processes,
-        max_new_tokens=args.max_new_tokens, progress=bar.update,
+        max_new_tokens=args.max_new_tokens, progress=bar.update, tell=tell,
     )  # fmt: skip
     if args.router and process == 0 and each.mode == "decoded" and each.swap is None:
         try:
             write_router(each, assistant, folder, items=args.router)
         except (ValueError, jax.errors.JaxRuntimeError) as error:  # the answers are not lost
-            bar.write(f"{each.name}: no router weights: {error}", file=sys.stderr)
+            tell(f"no router weights: {error}")
     if tally.items:
         _write_speed(args.out, each, tally)
-        bar.write(f"{each.name}: {_speed(tally)}", file=sys.stderr)
+        tell(_speed(tally))
     scored = run.finish(each, folder, limit=args.limit)
-    if isinstance(scored, int):
-        bar.write(
-            f"{each.name}: {scored} items of other shares are still open; whoever comes last scores them",
-            file=sys.stderr,
-        )
+    if isinstance(scored, str):
+        tell(scored)
         return tally.failed
     for line in scored.told():
-        bar.write(f"{each.name}: {line}", file=sys.stderr)
+        tell(line)
     return sum(map(len, scored.problems.values()))
 
 

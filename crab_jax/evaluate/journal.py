@@ -22,6 +22,7 @@ except ImportError:  # Windows: two runs into one folder are not noticed there
 
 ITEMS = "items.jsonl"
 SETTINGS = "run.json"
+_WRITERS = ".writers.lock"  # of a folder: shared by those who append, held alone by whoever joins their files
 SCHEMA = 1  # of the lines and of what they mean; counts up when older ones can no longer be used
 
 Line = dict[str, Any]
@@ -83,7 +84,7 @@ def read_lines(files: Iterable[pathlib.Path]) -> Read:
 
 _TYPES = {
     "id": str, "text": str, "error": str, "mask": str, "number": int, "mask_tokens": int, "tokens": int,
-    "finished": bool, "value": dict,
+    "finished": bool, "value": dict, "notes": list,
 }  # fmt: skip
 
 
@@ -99,10 +100,15 @@ def _checked(line: Any) -> Line:
 
 
 class Journal:
-    """Appends lines to a file; made by `open_journal`."""
+    """Appends lines to a file; made by `open_journal`.
 
-    def __init__(self, file: io.FileIO):
+    Attributes:
+        dropped: what was taken away from the end of the file because it was no complete line; empty if nothing.
+    """
+
+    def __init__(self, file: io.FileIO, dropped: str = ""):
         self._file = file
+        self.dropped = dropped
 
     def add(self, lines: Iterable[Line]) -> None:
         """Writes some lines and waits until the disk has them.
@@ -122,14 +128,22 @@ class Journal:
             raise
 
 
-def encode(line: Mapping[str, Any]) -> bytes:
-    """One line of a file. Half a surrogate pair has no UTF-8 form; its escape is JSON, too."""
-    return (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+def to_utf8(text: str) -> bytes:
+    """Text for a file. Half a surrogate pair, which JSON can hold, has no UTF-8 form: its escape takes its place."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def encode(value: Mapping[str, Any], *, indent: int | None = None) -> bytes:
+    """A line of a file of answers or, indented, a file of its own. The escape of half a surrogate pair is JSON, too."""
+    return to_utf8(json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
 
 
 @contextlib.contextmanager
 def open_journal(folder: pathlib.Path, *, process: int = 0, processes: int = 1) -> Iterator[Journal]:
-    """Opens a process' file for appending, without the line that a kill left unfinished.
+    """Opens a process' file for appending.
+
+    A last line without an end is completed if it is an answer, as after editing by hand; otherwise a kill left it
+    unfinished, and it is taken away. Waits while another process joins the files of this folder.
 
     Raises:
         JournalError: another run writes there.
@@ -137,21 +151,50 @@ def open_journal(folder: pathlib.Path, *, process: int = 0, processes: int = 1) 
     name = part_name(process, processes)
     with contextlib.ExitStack() as stack:
         # A file of its own, because the file of answers is replaced at the end.
-        lock = stack.enter_context((folder / f".{name}.lock").open("w"))
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise JournalError(
-                    f"{folder}: another run is writing there; wait for it or choose another --out"
-                ) from None
-            except OSError:
-                pass  # a file system without locks: two runs are not noticed there
+        if not stack.enter_context(_locked(folder / f".{name}.lock")):
+            raise JournalError(f"{folder}: another run is writing there; wait for it or choose another --out")
+        stack.enter_context(_locked(folder / _WRITERS, shared=True))
         fd = os.open(folder / name, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         file = stack.enter_context(io.FileIO(fd, "r+"))
         data = file.readall()
-        file.truncate(data.rfind(b"\n") + 1)
-        yield Journal(file)
+        end = data.rfind(b"\n") + 1
+        last = data[end:].strip()
+        dropped = ""
+        try:
+            if last:
+                _checked(json.loads(last))
+        except (ValueError, RecursionError) as error:
+            shown = last.decode("utf-8", "backslashreplace")
+            dropped = f"{folder / name}: dropped its last line, which is incomplete: {shown:.80} ({error})"
+            last = b""
+        file.truncate(end)
+        if last:
+            file.seek(end)
+            file.write(last + b"\n")
+        yield Journal(file, dropped)
+
+
+def joining(folder: pathlib.Path) -> contextlib.AbstractContextManager[bool]:
+    """Gives whether no process appends to any file of the folder; if so, nobody begins to inside the context."""
+    return _locked(folder / _WRITERS)
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path, *, shared: bool = False) -> Iterator[bool]:
+    """Holds a lock; gives False if another one has it. For a shared lock it waits.
+
+    Without locks, as on Windows and on some file systems, nobody notices anybody.
+    """
+    with path.open("a+") as file:  # NFS wants it readable to share it, and writable to hold it alone
+        free = True
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            free = False
+        except OSError:
+            pass
+        yield free
 
 
 def publish(path: pathlib.Path, data: bytes) -> None:
@@ -202,11 +245,21 @@ def read_settings(folder: pathlib.Path) -> dict[str, Any] | None:
         settings = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise JournalError(f"{path}: expected the settings of an evaluation, found {error}") from error
     if not isinstance(settings, dict):
         raise JournalError(f"{path}: expected the settings of an evaluation, found {type(settings).__name__}")
+    for name, kind in _SHOWN.items():
+        if name in settings and not isinstance(settings[name], kind):
+            raise JournalError(f"{path}: expected the settings of an evaluation, found {name} = {settings[name]!r:.60}")
     return settings
+
+
+# Settings that tables show, and that say what is scored; all others are only compared.
+_SHOWN = {
+    "model": dict, "weights": str, "dtype": str, "wording": str, "sampling": dict, "task": str, "split": str,
+    "mode": str, "swap": (str, type(None)),
+}  # fmt: skip
 
 
 def _short(value: Any) -> str:

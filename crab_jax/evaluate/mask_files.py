@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -17,6 +19,11 @@ from crab_jax.metrics.masks import THRESHOLDS, probabilities, thresholds
 from crab_jax.metrics.semantic import class_ids
 
 LEVELS = ".levels.png"
+# What Pillow raises on damaged files; ValueError also comes of a path that no file can have.
+_DAMAGE = (
+    OSError, EOFError, SyntaxError, ValueError, IndexError, OverflowError, MemoryError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
 
 
 class MaskFileError(ValueError):
@@ -105,10 +112,11 @@ def _write(path: pathlib.Path, image: Image.Image) -> None:
 def _read(path: pathlib.Path, mode: str) -> np.ndarray:
     try:
         with Image.open(path, formats=("PNG",)) as image:
-            if image.mode != mode:
-                raise MaskFileError(f"{path}: expected pixels of mode {mode}, found {image.mode}")
-            return np.array(image)
+            found, pixels = image.mode, np.array(image)
     except FileNotFoundError as error:
         raise MaskFileError(f"{path}: missing") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except _DAMAGE as error:
         raise MaskFileError(f"{path}: no PNG that can be read ({error})") from error
+    if found != mode:
+        raise MaskFileError(f"{path}: expected pixels of mode {mode}, found {found}")
+    return pixels

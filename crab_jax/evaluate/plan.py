@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import pathlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -82,6 +83,24 @@ def splits_of(shards: pathlib.Path, task: str, split: str) -> list[str]:
     if not wanted:
         raise ShardError(f"{folder}: expected the split {split!r} of {task}, found {', '.join(built)}")
     return wanted
+
+
+def check_pictures(runs: Sequence[Run], size: int | None) -> None:
+    """Holds the pictures in the shards against what the model looks at.
+
+    Args:
+        runs: what is to be asked.
+        size: pixels per side that the model takes; None if the weights have no part that looks.
+
+    Raises:
+        EvaluationError: pictures of another size.
+    """
+    for shards in (each.source.shards for each in runs):
+        if size is not None and shards.size != size:
+            raise EvaluationError(
+                f"{shards.folder}: pictures of {shards.size} pixels per side, the model looks at {size}; build the "
+                f"data again with `crab data build {shards.task} --size {size}`"
+            )
 
 
 def settings_of(

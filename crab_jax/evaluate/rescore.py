@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
 
@@ -70,6 +69,6 @@ def score_file(
     text = table.to_markdown(sets, known)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        journal.publish(out / SCORES, json.dumps(told, ensure_ascii=False, indent=1).encode() + b"\n")
+        journal.publish(out / SCORES, journal.encode(told, indent=1))
         write(out, sets, known)
     return scored, text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -90,6 +89,7 @@ def answer_items(
     processes: int = 1,
     max_new_tokens: int | None = None,
     progress: Callable[[int], Any] = lambda n: None,
+    tell: Callable[[str], Any] = lambda text: None,
 ) -> Tally:
     """Asks whatever of this process' share has no answer in the folder yet.
 
@@ -101,6 +101,7 @@ def answer_items(
         process, processes: which share.
         max_new_tokens: limit of the answers, if not the task's own.
         progress: called with the number of items that have been dealt with, those answered before included.
+        tell: called with a line of text for whoever is watching.
 
     Raises:
         journal.JournalError: another run writes there.
@@ -110,6 +111,8 @@ def answer_items(
     """
     size = assistant.engine.max_batch
     with journal.open_journal(folder, process=process, processes=processes) as file:
+        if file.dropped:
+            tell(file.dropped)
         done = _done(folder)
         (folder / MASKS).mkdir(exist_ok=True)
         chosen = set(item_ids(run.source, limit))
@@ -141,10 +144,11 @@ def answer_items(
 
 def finish(
     run: Run, folder: pathlib.Path, *, limit: int | None = None, progress: Callable[[], Any] = lambda: None
-) -> Scored | int:
+) -> Scored | str:
     """Scores a run if every item has been dealt with, by this process or another one.
 
-    Whichever process comes last finds everything there. Two that come at once write the same.
+    Whichever process comes last finds everything there, and nobody else at work: another one that appends to its file
+    may be answering what has failed here, and would lose its answers with the file.
 
     Args:
         run: which.
@@ -153,16 +157,23 @@ def finish(
         progress: called once per item.
 
     Returns:
-        The scores; or how many items are still open, and nothing is written.
+        The scores; or why there are none yet, and nothing is written.
 
     Raises:
         crab_jax.evaluate.score.ScoreError: the answers in the folder belong to another test set.
         OSError: scores cannot be written.
     """
+    with journal.joining(folder) as alone:
+        if not alone:
+            return "other processes are at work on it; whoever comes last scores it"
+        return _finish(run, folder, limit, progress)
+
+
+def _finish(run: Run, folder: pathlib.Path, limit: int | None, progress: Callable[[], Any]) -> Scored | str:
     read = _read(folder)
     ids = item_ids(run.source, limit)
     if open_items := len(set(ids) - {line["id"] for line in read.lines}):
-        return open_items
+        return f"{open_items} items of other shares are still open; whoever comes last scores them"
     scored = score(run.source, read.lines, folder=folder, broken=read.broken, limit=limit, progress=progress)
     if not read.broken:  # a file with lines that cannot be read stays as somebody left it
         place = {name: i for i, name in enumerate(item_ids(run.source))}
@@ -176,7 +187,7 @@ def finish(
     told = {"task": run.source.shards.task, "split": run.source.shards.split, "mode": run.mode, "swap": run.swap}
     told |= {"limit": limit, "items_in_split": len(item_ids(run.source)), "generated": generated(run.source)}
     told |= scored.to_json()
-    journal.publish(folder / SCORES, json.dumps(told, ensure_ascii=False, indent=1).encode() + b"\n")
+    journal.publish(folder / SCORES, journal.encode(told, indent=1))
     return scored
 
 
@@ -226,9 +237,10 @@ def _answer(
             line |= _about(run, item, assistant)
             if item.example is None:
                 raise ValueError(item.reason)
-            request, _ = assistant.request(
+            request, notes = assistant.request(
                 run.source.spec, item.example, row=item.number, max_new_tokens=max_new_tokens
             )
+            line |= {"notes": list(notes)} if notes else {}
         except ValueError as error:
             yield line | {"error": str(error)}
         else:

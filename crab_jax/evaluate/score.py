@@ -51,6 +51,7 @@ class Scored:
         expected: how many items were to be answered.
         answered: how many of them have an answer, understood or not.
         problems: kind, as in `PROBLEMS` → names and reasons, complete.
+        notes: what the reader of the answers should know, such as that other weights stood in.
         lines: the answers that count, in the order of the items, with `scores`.
     """
 
@@ -59,6 +60,7 @@ class Scored:
     expected: int
     answered: int
     problems: Mapping[str, Sequence[str]]
+    notes: Sequence[str]
     lines: Sequence[Line]
 
     def to_json(self) -> dict[str, Any]:
@@ -70,12 +72,13 @@ class Scored:
             "answered": self.answered,
             "numbers": {k: None if math.isnan(v) else v for k, v in self.numbers.items()},
             "problems": {k: list(v) for k, v in self.problems.items() if v},
+            "notes": list(self.notes),
             "state": self.metric.to_json(),
         }
 
     def told(self) -> list[str]:
-        """A line per kind of problem: how many, what it means, and the first few."""
-        return [
+        """The notes, and a line per kind of problem: how many, what it means, and the first few."""
+        return [f"note: {note}" for note in self.notes] + [
             f"{len(names)} {kind} ({PROBLEMS[kind]}): "
             + "; ".join(str(n)[:200] for n in names[:3])
             + ("; …" if len(names) > 3 else "")
@@ -174,6 +177,7 @@ def score(
         expected=len(wanted),
         answered=sum("error" not in by_id[i] for i in found),
         problems=problems,
+        notes=list(dict.fromkeys(str(note) for i in found for note in by_id[i].get("notes", ()))),
         lines=[by_id[i] | ({"scores": scores[i]} if i in scores else {}) for i in found],
     )
 

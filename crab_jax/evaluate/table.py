@@ -16,7 +16,7 @@ from typing import Any
 
 from crab_jax.evaluate import journal
 from crab_jax.evaluate.score import PROBLEMS, SCORES
-from crab_jax.metrics import reported
+from crab_jax.metrics import metric_for, reported
 from crab_jax.tasks import TASKS
 
 TABLE = "table"  # .md and .json
@@ -62,7 +62,27 @@ class TestSet:
     @property
     def main(self) -> Scores:
         """The run that the headline is about: the first column there is."""
-        return next(self.runs[key] for key in COLUMNS if key in self.runs)
+        return self.runs[self.keys[0]]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the reader of its answers should know, such as that other weights stood in."""
+        return list(dict.fromkeys(note for key in self.keys for note in self.runs[key].get("notes", ())))
+
+    @property
+    def unparsed_as(self) -> str:
+        """What an answer that could not be understood counts as in the headline."""
+        return metric_for(self.task, self.split).unparsed_as
+
+    @property
+    def keys(self) -> list[tuple[str, str | None]]:
+        """Its runs in the order of the columns."""
+        return [key for key in COLUMNS if key in self.runs]
+
+    def heading(self, key: tuple[str, str | None]) -> str:
+        """Of the column of a run, with the number of its items where the headline is about others."""
+        items = items_of(self.runs[key])
+        return COLUMNS[key] if items == items_of(self.main) else f"{COLUMNS[key]}, items: {items}"
 
     @property
     def paper(self) -> Mapping[str, Any]:
@@ -70,37 +90,93 @@ class TestSet:
         return {} if self.why_not_paper else reported(self.task, self.split)
 
 
-def read_results(out: pathlib.Path) -> tuple[list[TestSet], list[str]]:
-    """Everything that was scored below a folder, in the order of the tasks, and files that could not be used.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Results:
+    """Everything that was scored below a folder.
+
+    Attributes:
+        sets: in the order of the tasks.
+        settings: what the answers depend on; empty if that is not known.
+        broken: files that could not be used, with the reason.
+    """
+
+    sets: Sequence[TestSet]
+    settings: Mapping[str, Any]
+    broken: Sequence[str]
+
+
+def read_results(out: pathlib.Path) -> Results:
+    """Reads a folder of results; what cannot be used is named and costs nothing else.
 
     Args:
         out: what `crab eval` was given as `--out`.
     """
-    settings, broken = {}, []
+    settings, broken = None, []
     try:
-        settings = journal.read_settings(out) or {}
+        settings = journal.read_settings(out)
+        if settings is None:
+            path = out / journal.SETTINGS
+            broken.append(f"{path}: expected the settings of an evaluation, found no such file; weights are not named")
     except journal.JournalError as error:
         broken.append(str(error))
+    settings = settings or {}
     found: dict[tuple[str, str], dict[tuple[str, str | None], Scores]] = {}
     for path in sorted(out.glob(f"*/*/*/{SCORES}")):
         try:
-            scores = json.loads(path.read_bytes())
-            key = (scores["mode"], scores["swap"])
-            if key not in COLUMNS or scores["task"] not in TASKS or not scores["headline"]:
-                raise ValueError(f"no run of any known kind: {scores['task']}, {key}")
-            if not isinstance(scores.get("generated") or {}, dict):
-                raise ValueError(f"generated: {scores['generated']!r:.60}")
-            _ = (scores["numbers"].items(), scores["problems"].items(), scores["expected"] + scores["answered"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            scores = _checked(json.loads(path.read_bytes()))
+        except (OSError, ValueError, RecursionError) as error:
             broken.append(f"{path}: expected scores, found {type(error).__name__}: {error}; run the evaluation again")
             continue
-        found.setdefault((scores["task"], scores["split"]), {})[key] = scores
+        found.setdefault((scores["task"], scores["split"]), {})[scores["mode"], scores["swap"]] = scores
     order = list(TASKS)
     sets = [
         TestSet(task=task, split=split, runs=runs, why_not_paper=why_not_paper(settings.get("model"), runs.values()))
         for (task, split), runs in sorted(found.items(), key=lambda entry: (order.index(entry[0][0]), entry[0][1]))
     ]
-    return sets, broken
+    return Results(sets=sets, settings=settings, broken=broken)
+
+
+_NUMBER = (int, float, type(None))
+_FIELDS = {
+    "task": str, "split": str, "mode": str, "swap": (str, type(None)), "limit": (int, type(None)),
+    "items_in_split": int, "headline": list, "lower_is_better": bool, "expected": int, "answered": int,
+    "numbers": dict, "problems": dict,
+}  # fmt: skip
+_LATER_FIELDS = {"generated": (dict, type(None)), "notes": list}  # files of older versions lack them
+
+
+def _checked(scores: Any) -> Scores:
+    """What tables and pages read of `scores.json`, all of it there and of the right type.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(scores, dict):
+        raise ValueError(f"{type(scores).__name__} instead of an object")
+    if lacking := [name for name in _FIELDS if name not in scores]:
+        raise ValueError(f"no field {lacking[0]!r}")
+    for name, kind in (_FIELDS | _LATER_FIELDS).items():
+        if name in scores and not isinstance(scores[name], kind):
+            raise ValueError(f"field {name!r}: {scores[name]!r:.60}")
+    for name, value in scores["numbers"].items():
+        if not isinstance(value, _NUMBER):
+            raise ValueError(f"number {name!r}: {value!r:.60}")
+    for kind, names in scores["problems"].items():
+        if not isinstance(names, list):
+            raise ValueError(f"problems, {kind!r}: {names!r:.60}")
+    for name in ("headline", "notes"):
+        if not all(isinstance(text, str) for text in scores.get(name, [])):
+            raise ValueError(f"field {name!r}: {scores[name]!r:.60}")
+    key = (scores["mode"], scores["swap"])
+    if key not in COLUMNS or scores["task"] not in TASKS or not scores["headline"]:
+        raise ValueError(f"no run of any known kind: {scores['task']}, {key}")
+    return scores
+
+
+def model_in(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Sizes of the language model; empty where settings do not tell them."""
+    model = settings.get("model", {})
+    return model if {"layers", "hidden_size"} <= model.keys() else {}
 
 
 def why_not_paper(model: Mapping[str, int] | None, runs: Iterable[Scores]) -> str:
@@ -135,7 +211,7 @@ def to_json(
                 "split": s.split,
                 "paper": {name: dataclasses.asdict(r) for name, r in s.paper.items()},
                 "why_not_paper": s.why_not_paper,
-                "runs": [{k: v for k, v in s.runs[key].items() if k != "state"} for key in COLUMNS if key in s.runs],
+                "runs": [{k: v for k, v in s.runs[key].items() if k != "state"} for key in s.keys],
             }
             for s in sets
         ],
@@ -150,9 +226,9 @@ def to_markdown(sets: Sequence[TestSet], settings: Mapping[str, Any], sections: 
     lines += [_row(head), _row(["---", "---:", "---", *["---:"] * (len(columns) + 1)])]
     for s in sets:
         for i, name in enumerate(s.main["headline"]):
-            first = [f"{s.task}/{s.split}", _items(s.main)] if i == 0 else ["", ""]
+            first = [f"{s.task}/{s.split}", items_of(s.main)] if i == 0 else ["", ""]
             better = " ↓" if s.main["lower_is_better"] else ""
-            cells = [_score(s.runs[key], name) if key in s.runs else "" for key in columns]
+            cells = [_score(s, key, name) if key in s.runs else "" for key in columns]
             lines.append(_row([*first, f"{name}{better}", *cells, _paper(s, name)]))
     lines += [
         "",
@@ -162,7 +238,8 @@ def to_markdown(sets: Sequence[TestSet], settings: Mapping[str, Any], sections: 
     ]
     for s in sets:
         lines += _details(s)
-    return "\n".join(lines).rstrip() + "\n"
+    # Ids and names of files may hold what no terminal and no file can.
+    return journal.to_utf8("\n".join(lines).rstrip() + "\n").decode()
 
 
 def headlines(markdown: str) -> str:
@@ -171,9 +248,8 @@ def headlines(markdown: str) -> str:
 
 
 def _about(sets: Sequence[TestSet], settings: Mapping[str, Any]) -> list[str]:
-    model = settings.get("model") or {}
     about = []
-    if model:
+    if model := model_in(settings):
         sampling = settings.get("sampling") or {}
         how = "greedy" if not sampling.get("temperature") else ", ".join(f"{k} {v}" for k, v in sampling.items())
         about.append(
@@ -192,6 +268,12 @@ def _about(sets: Sequence[TestSet], settings: Mapping[str, Any]) -> list[str]:
             others.setdefault(why, []).append(f"{s.task}/{s.split}")
     if others:
         about += ["", f"The paper has no number of these. {_told(others)}."]
+    notes: dict[str, list[str]] = {}
+    for s in sets:
+        for note in s.notes:
+            notes.setdefault(note, []).append(f"{s.task}/{s.split}")
+    if notes:
+        about += ["", f"**Note.** {_told(notes)}."]
     return about or ["Nothing is known about the weights."]
 
 
@@ -200,9 +282,9 @@ def _told(reasons: Mapping[str, Sequence[str]]) -> str:
 
 
 def _details(s: TestSet) -> list[str]:
-    keys = [key for key in COLUMNS if key in s.runs]
+    keys = s.keys
     lines = [f"## {s.task}/{s.split}", ""]
-    lines += [_row(["number", *(COLUMNS[key] for key in keys), "paper"]), _row(["---", *["---:"] * (len(keys) + 1)])]
+    lines += [_row(["number", *map(s.heading, keys), "paper"]), _row(["---", *["---:"] * (len(keys) + 1)])]
     names = list(dict.fromkeys([*s.main["headline"], *(n for key in keys for n in s.runs[key]["numbers"])]))
     for name in names:
         cells = [_number(name, s.runs[key]["numbers"].get(name)) for key in keys]
@@ -219,18 +301,27 @@ def _details(s: TestSet) -> list[str]:
     return [*lines, ""]
 
 
-def _items(scores: Scores) -> str:
+def items_of(scores: Scores) -> str:
+    """How many items a run is about: those that were to be answered, and what became of them if that differs."""
     expected = scores["expected"]
     counted = scores["numbers"].get("items")
     if counted == expected == scores["answered"]:
         return str(expected)
-    return f"{expected}, {scores['answered']} answered" + ("" if counted == expected else f", {counted:.0f} counted")
+    same = counted == expected or counted is None
+    return f"{expected}, {scores['answered']} answered" + ("" if same else f", {counted:.0f} counted")
 
 
-def _score(scores: Scores, name: str) -> str:
+def _score(s: TestSet, key: tuple[str, str | None], name: str) -> str:
+    """A number, the share of unparsed answers, and the number of items where it is not that of the line."""
+    numbers, items = s.runs[key]["numbers"], items_of(s.runs[key])
     part = name.partition("/")[2].partition(":")[0]
-    unparsed = scores["numbers"].get(f"unparsed/{part}", scores["numbers"].get("unparsed"))
-    return f"{_number(name, scores['numbers'].get(name))} [{'–' if unparsed is None else f'{100 * unparsed:.1f} %'}]"
+    shown = with_unparsed(_number(name, numbers.get(name)), numbers.get(f"unparsed/{part}", numbers.get("unparsed")))
+    return shown if items == items_of(s.main) else f"{shown}, items: {items}"
+
+
+def with_unparsed(shown: str, share: float | None) -> str:
+    """A number with the share of answers that could not be understood beside it."""
+    return f"{shown} [{'–' if share is None else f'{100 * share:.1f} %'}]"
 
 
 def _number(name: str, value: float | None) -> str:

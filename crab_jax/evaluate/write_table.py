@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,13 +23,9 @@ def write_table(out: pathlib.Path) -> tuple[str, list[str]]:
     Raises:
         OSError: it cannot be written.
     """
-    sets, broken = table.read_results(out)
-    try:
-        settings = journal.read_settings(out) or {}
-    except journal.JournalError:
-        settings = {}
+    found = table.read_results(out)
     known, unusable = baselines.read_baselines(out)
-    return write(out, sets, settings, known), [*broken, *unusable]
+    return write(out, found.sets, found.settings, known), [*found.broken, *unusable]
 
 
 def write(
@@ -45,6 +40,5 @@ def write(
     text = table.to_markdown(sets, settings, listen_look.to_markdown(lines))
     journal.publish(out / f"{TABLE}.md", text.encode())
     more = {"baselines": baselines.to_json(known), "listen_look": [line.to_json() for line in lines]}
-    data = json.dumps(table.to_json(sets, settings, more), ensure_ascii=False, indent=1)
-    journal.publish(out / f"{TABLE}.json", data.encode() + b"\n")
+    journal.publish(out / f"{TABLE}.json", journal.encode(table.to_json(sets, settings, more), indent=1))
     return text

@@ -87,6 +87,7 @@ class BinaryMasks(Metric):
     """
 
     headline = ("miou", "f")
+    unparsed_as = "an empty mask with an F of 0"
 
     def __init__(self, *, frames_per_video: int = 5):
         self._frames = frames_per_video
@@ -183,6 +184,7 @@ class NullMasks(Metric):
 
     headline = ("s",)
     lower_is_better = True
+    unparsed_as = "a mask of the whole picture"
 
     def _zero(self) -> dict[str, Any]:
         return {"items": 0, "unparsed": 0, "s": 0, "empty": 0}

@@ -69,6 +69,7 @@ class Grounding(Metric):
     """
 
     headline = ("ciou", "auc", "mean_iou")
+    unparsed_as = "a box that misses the true one"
 
     def _zero(self) -> dict[str, Any]:
         return {

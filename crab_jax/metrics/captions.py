@@ -23,6 +23,7 @@ class CaptionScores(Metric):
     """
 
     headline = ("cider_d", "bleu_4", "rouge_l")
+    unparsed_as = "an empty sentence"
 
     def _zero(self) -> dict[str, Any]:
         return {"sentences": {}}

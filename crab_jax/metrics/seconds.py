@@ -42,6 +42,7 @@ class SegmentAccuracy(Metric):
     """
 
     headline = ("accuracy",)
+    unparsed_as = "silence in every second"
 
     def __init__(self, *, seconds: int = 10):
         self._seconds = seconds

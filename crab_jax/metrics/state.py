@@ -164,10 +164,12 @@ class Metric(abc.ABC):
     Attributes:
         headline: names of the numbers that stand in a table of one line per task.
         lower_is_better: whether a small headline is a good one.
+        unparsed_as: what an answer that could not be understood counts as in the headline, for people.
     """
 
     headline: ClassVar[tuple[str, ...]]
     lower_is_better: ClassVar[bool] = False
+    unparsed_as: ClassVar[str] = "wrong"
 
     def __init__(self):
         self._sums = self._zero()

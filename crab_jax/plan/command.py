@@ -73,8 +73,7 @@ def run(args: argparse.Namespace) -> int:
             raise TopologyError(
                 'libtpu is not installed: install the extra that has it, pip install -e ".[tpu]" (no TPU is needed)'
             )
-        if args.json and not args.json.absolute().parent.is_dir():  # it is written after minutes
-            raise FileNotFoundError(f"--json {args.json}: {args.json.parent} is no folder; make it first")
+        _check_outputs(args.json, args.hlo)
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         given = os.environ.get("LIBTPU_INIT_ARGS", LIBTPU_FLAGS)  # somebody's own are planned as they would run
@@ -86,6 +85,24 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"crab plan: {error}\n")
         return 2
     return 0 if all(p.fits for p in plans) else 1
+
+
+def _check_outputs(file: pathlib.Path | None, folder: pathlib.Path | None) -> None:
+    """What is written after minutes has to have a place before. Makes the folder."""
+    if file:
+        if not file.absolute().parent.is_dir():
+            raise FileNotFoundError(f"--json {file}: {file.parent} is no folder; make it first")
+        if file.is_dir():
+            raise IsADirectoryError(f"--json {file}: expected a file, found a folder; name a file in it")
+        if not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
+            raise PermissionError(f"--json {file}: may not be written; name a file elsewhere")
+    if folder:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"--hlo {folder}: expected a folder, or a place for one ({error.strerror})") from error
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"--hlo {folder}: may not be written; name a folder elsewhere")
 
 
 def _expected() -> tuple[type[Exception], ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from crab_jax.batch import Example, FeatureSizes
 from crab_jax.tasks import Wording
 from crab_jax.tasks.clips import Ask
 from crab_jax.tokens import Tokenizer
-from data_pipelines.records import Record
+from data_pipelines.records import Entry, Record
 from data_pipelines.stream.rows import read_example
 from data_pipelines.stream.tables import Source, StreamError
 
@@ -70,11 +70,11 @@ def evaluation_items(
 
     Raises:
         data_pipelines.records.ShardError: the index is damaged.
-        StreamError: media are to be swapped among fewer than two clips.
+        StreamError: media are to be swapped among fewer than two videos.
     """
     if not 0 <= process < processes:
         raise ValueError(f"expected a process below {processes}, found {process}")
-    other = None if swap is None else donors(len(source.shards))
+    other = None if swap is None else donors([_video(entry) for entry in source.shards.index()])
     number = 0
     for entry in source.shards.index():
         numbers = range(number, number + len(entry.asks))
@@ -116,20 +116,35 @@ def evaluation_items(
                 yield dataclasses.replace(item, example=dataclasses.replace(example, mask=None), mask=mask)
 
 
-def donors(clips: int) -> np.ndarray:
-    """For every clip of a split the other one whose media it gets: int64 [clips], the same at any time.
+def donors(videos: Sequence[str]) -> np.ndarray:
+    """For every record of a split the one whose media it gets: int64 [records], the same at any time.
 
-    One cycle through all clips in a shuffled order, so that nobody keeps its own and everybody gives once.
+    One cycle through all videos in a shuffled order, so that nobody keeps its own and every video gives once. Where
+    videos have several records, the first gets the first of the other video's, and so on.
+
+    Args:
+        videos: of every record, the video that it was taken from.
 
     Raises:
-        StreamError: there is no other clip.
+        StreamError: there is no other video.
     """
-    if clips < 2:
-        raise StreamError(f"media can be swapped among two clips and more, the split has {clips}")
-    order = np.random.default_rng(0).permutation(clips)
-    other = np.empty(clips, np.int64)
-    other[order] = np.roll(order, -1)
+    records: dict[str, list[int]] = {}
+    for i, video in enumerate(videos):
+        records.setdefault(video, []).append(i)
+    if len(records) < 2:
+        raise StreamError(f"media can be swapped among two videos and more, the split has {len(records)}")
+    groups = list(records.values())
+    order = np.random.default_rng(0).permutation(len(groups))
+    other = np.empty(len(videos), np.int64)
+    for mine, theirs in zip(order, np.roll(order, -1)):
+        other[groups[mine]] = np.resize(groups[theirs], len(groups[mine]))
     return other
+
+
+def _video(entry: Entry) -> str:
+    """The video of a record. Single pictures are records of their own, named after their video and second (ARIG)."""
+    second = entry.asks[0].row.second if entry.frames == 1 and entry.asks else None
+    return entry.clip_id if second is None else entry.clip_id.removesuffix(f"_{second}")
 
 
 def swapped(record: Record, donor: Record, swap: Swap) -> Record:

@@ -24,6 +24,7 @@ from data_pipelines.stream.mixture import Choice, Mixture
 from data_pipelines.stream.packing import Plan
 from data_pipelines.stream.rows import Info, RowReader, Skipped
 from data_pipelines.stream.tables import LeftOut, Source, StreamError, default_cache, read_table, tokenizer_digest
+from data_pipelines.worker import SIGNALS, belong_to_parent, signals_kept_from_workers
 
 _STATE = 2  # version of saved states; the first had no checksum
 # Workers are many, so each has one thread for linear algebra. Memory of pictures and rows stays theirs: glibc would
@@ -192,10 +193,10 @@ class Stream(Iterator[tuple[Batch, Info]]):
             BudgetError: too many examples could not be read.
             WorkerError: a worker died.
         """
-        if self._batches is None:
-            self._batches = self._start()
         try:
             with _worker_environment() if self._workers else contextlib.nullcontext():
+                if self._batches is None:
+                    self._batches = self._start()
                 found = next(self._batches)
         except RuntimeError as error:
             if "Worker process was terminated" not in str(error):
@@ -292,7 +293,11 @@ class Stream(Iterator[tuple[Batch, Info]]):
                 flags.FLAGS.mark_as_parsed()
             reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
             processes = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=self._buffer)
-            return iter(batches.to_iter_dataset(reading).mp_prefetch(processes))
+            started = iter(batches.to_iter_dataset(reading).mp_prefetch(processes, worker_init_fn=_begin_worker))
+            with signals_kept_from_workers():
+                started.get_state()  # makes the iterators of all workers, which would not start before the first batch
+                started.start_prefetch()
+            return started
         return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._buffer)))
 
     def _count(self, skipped: Sequence[Skipped]) -> None:
@@ -317,6 +322,11 @@ class _From:
 
     def __getitem__(self, index: int):
         return self._reader.batch(self._start + index) or _END
+
+
+def _begin_worker(number: int, count: int) -> None:
+    """A signal to all processes is the parent's: it goes on to a checkpoint, with batches, and asks workers to end."""
+    belong_to_parent(ignore=SIGNALS)
 
 
 _END = "end of the stream"  # a string, because Grain drops None, and equal strings survive the way between processes

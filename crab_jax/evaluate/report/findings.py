@@ -44,7 +44,7 @@ class Findings:
     Attributes:
         out: the folder.
         sets: test sets with their scores.
-        settings: what the answers depend on.
+        settings: what the answers depend on; empty if that is not known.
         baselines: of a generated world; empty if none were given.
         routers: test set → router weights.
         speed: name of a run → what `speed.json` says.
@@ -80,15 +80,11 @@ def read_findings(out: pathlib.Path) -> Findings:
     Args:
         out: what `crab eval` was given as `--out`.
     """
-    sets, broken = table.read_results(out)
-    try:
-        settings = journal.read_settings(out) or {}
-    except journal.JournalError:
-        settings = {}  # `read_results` has named it
+    results = table.read_results(out)
     baselines, unusable = read_baselines(out)
     ablation, damaged = read_ablation(out)
     routers = {}
-    for each in sets:
+    for each in results.sets:
         found, reason = read_router(out / each.task / each.split / "decoded")
         if found is not None:
             routers[each.task, each.split] = found
@@ -96,8 +92,8 @@ def read_findings(out: pathlib.Path) -> Findings:
             unusable.append(reason)
     speed, reason = _speed(out / SPEED)
     return Findings(
-        out=out, sets=sets, settings=settings, baselines=baselines, routers=routers, speed=speed,
-        ablation=ablation, broken=[*broken, *unusable, *damaged, *([reason] if reason else [])],
+        out=out, sets=results.sets, settings=results.settings, baselines=baselines, routers=routers, speed=speed,
+        ablation=ablation, broken=[*results.broken, *unusable, *damaged, *([reason] if reason else [])],
     )  # fmt: skip
 
 

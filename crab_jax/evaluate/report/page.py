@@ -81,7 +81,8 @@ def write_report(
     text = template.render(
         style=_asset("report.css"),
         script=_asset("report.js"),
-        settings=findings.settings,
+        model=table.model_in(findings.settings),
+        settings={"weights": "", "dtype": "", "wording": ""} | dict(findings.settings),
         sections=sections,
         totals=_totals(findings.sets),
         generated=sorted({_world(s.main["generated"]) for s in findings.sets if s.main.get("generated")}),
@@ -169,9 +170,11 @@ def _section(
         "unparsed": each.main["numbers"].get("unparsed"),
         "expected": each.main["expected"],
         "answered": each.main["answered"],
+        "unparsed_as": each.unparsed_as,
+        "notes": each.notes,
         "mode": table.COLUMNS[each.main["mode"], each.main["swap"]],
         "baselines": [dataclasses.asdict(b) for b in known],
-        "columns": [table.COLUMNS[key] for key in table.COLUMNS if key in each.runs],
+        "columns": [each.heading(key) for key in each.keys],
         "numbers": _numbers(each),
         "why_not_paper": each.why_not_paper,
         "paper_known": bool(table.reported(each.task, each.split)),
@@ -179,7 +182,7 @@ def _section(
         "problems": [
             {"run": table.COLUMNS[key], "count": len(names), "kind": kind, "means": PROBLEMS.get(kind, kind),
              "names": [str(n)[:200] for n in names[:5]]}
-            for key in table.COLUMNS if key in each.runs
+            for key in each.keys
             for kind, names in each.runs[key]["problems"].items()
         ],
         "rule": gallery.rule_of(each.task, each.split),
@@ -229,7 +232,7 @@ def _headline(each: TestSet, name: str, known: Sequence[baselines.Baseline]) -> 
 
 def _numbers(each: TestSet) -> list[dict[str, Any]]:
     """Every named variant, a value per run."""
-    keys = [key for key in table.COLUMNS if key in each.runs]
+    keys = each.keys
     names = list(dict.fromkeys([*each.main["headline"], *(n for key in keys for n in each.runs[key]["numbers"])]))
     return [
         {
