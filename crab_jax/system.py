@@ -31,6 +31,11 @@ AXES: Axes = {
     f"{part}/(?:{pattern})": names for part, module in _PARTS.items() for pattern, names in module.AXES.items()
 }
 
+# Of `jax.checkpoint_policies`, which holds functions that make policies as well.
+POLICIES = (
+    "everything_saveable", "nothing_saveable", "dots_saveable", "checkpoint_dots", "dots_with_no_batch_dims_saveable",
+    "checkpoint_dots_with_no_batch_dims",
+)  # fmt: skip
 SEGMENTS = 32  # examples of a row whose router weights are looked at
 
 
@@ -73,8 +78,8 @@ class ComputeConfig:
     Attributes:
         dtype: of activations and products. Trainables, norms, softmax, routers and losses are float32 in any case.
         frozen_dtype: in which frozen matrices are stored.
-        remat: what the backward pass of a decoder layer keeps instead of computing it again: a name from
-            `jax.checkpoint_policies`, or "none" to keep everything.
+        remat: what the backward pass of a decoder layer keeps instead of computing it again: one of
+            `POLICIES`, or "none" to keep everything.
         logit_chunks: the logits of a row are made in so many pieces, because all of them at once are the largest
             array of a step. It must divide the row's tokens.
         attention: of the language model: "dot" writes all scores to memory, "fused" is a kernel that does not, "auto"
@@ -92,9 +97,8 @@ class ComputeConfig:
 
     def __post_init__(self):
         check_sizes("compute", self)
-        if self.remat != "none" and not hasattr(jax.checkpoint_policies, self.remat):
-            known = ", ".join(n for n in dir(jax.checkpoint_policies) if not n.startswith("_"))
-            raise ConfigError(f"compute: remat is {self.remat!r}, expected 'none' or one of {known}")
+        if self.remat not in ("none", *POLICIES):
+            raise ConfigError(f"compute: remat is {self.remat!r}, expected 'none' or one of {', '.join(POLICIES)}")
 
 
 @dataclasses.dataclass(frozen=True)

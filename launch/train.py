@@ -5,7 +5,7 @@
 
 The same command on every host of a pod trains on the pod. Started again after anything, it goes on from the newest
 checkpoint. Exit codes: 0 finished, 75 asked to stop (SIGTERM, Ctrl-C) after saving: start it again, 1 an error that a
-message explains, 2 wrong arguments.
+message explains (or a second Ctrl-C while it saved), 2 wrong arguments.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
 
     try:
         check_path("--workdir", _WORKDIR.value)
+        _check_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     except ConfigError as error:
         _refuse(error)
     if logging.get_verbosity() == logging.INFO:  # absl's choice; Orbax then writes twenty lines about every checkpoint
@@ -66,10 +67,13 @@ def run(config, workdir: pathlib.Path) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     _start_jax()
-    from crab_jax.train.loop import PREEMPTED, CheckpointError, NonFinite, Recompiled
+    from crab_jax.train.loop import PREEMPTED, Abandoned, CheckpointError, NonFinite, Recompiled
 
     try:
         return 0 if _train(recipe, workdir) else PREEMPTED
+    except Abandoned as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     except KeyboardInterrupt:  # a signal before the first step: there is nothing to save yet
         return PREEMPTED
     except ConfigError as error:
@@ -100,6 +104,29 @@ def _parse(words: list[str]) -> list[str]:
 def _refuse(why: Any) -> NoReturn:
     sys.stderr.write(f"launch.train: {why}\n")
     sys.exit(2)
+
+
+def _check_processes(coordinator: str, processes: int, process: int) -> None:
+    """Three flags that mean something only together.
+
+    Raises:
+        ConfigError: one of them without the others, or a value that cannot be.
+    """
+    from crab_jax.config import ConfigError
+
+    expected = "expected --coordinator HOST:PORT --processes N --process I, the same N for all and I from 0 to N - 1"
+    if not coordinator:
+        if processes or process != -1:
+            raise ConfigError(
+                f"--processes {processes} --process {process} without --coordinator: each would be a run of its own; "
+                f"{expected}"
+            )
+        return
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise ConfigError(f"--coordinator is {coordinator}, expected HOST:PORT, such as 10.0.0.1:1234")
+    if not 0 <= process < processes:
+        raise ConfigError(f"--coordinator with --processes {processes} --process {process}: {expected}")
 
 
 def _start_jax() -> None:
@@ -134,13 +161,14 @@ def _train(recipe, workdir: pathlib.Path) -> bool:
 
     say = (lambda text: print(text, flush=True)) if jax.process_index() == 0 else (lambda _: None)
     sizes = model_config(recipe.stage, recipe.model)
+    tokenizer = _tokenizer(recipe.stage.base, sizes)
     mesh = make_mesh(data=recipe.mesh.data, fsdp=recipe.mesh.fsdp, tensor=recipe.mesh.tensor)
     first, last = rows_here(mesh, recipe.run.rows)
     count = recipe.run.rows // (last - first)
     with Stream(
         _sources(recipe.data),
         _settings(recipe),
-        tokenizer=_tokenizer(recipe.stage.base, sizes.llama.vocab_size),
+        tokenizer=tokenizer,
         sizes=sizes.feature_sizes,
         process=first // (last - first),
         processes=count,
@@ -207,12 +235,27 @@ def _settings(recipe):
     )
 
 
-def _tokenizer(base: str, rows: int):
-    """That of the weights folder; random weights read with the small one that comes with the project."""
+def _tokenizer(base: str, sizes):
+    """That of the weights folder; random weights read with the small one that comes with the project.
+
+    Raises:
+        ConfigError: its added tokens are not those of the model, which would not see any picture or sound.
+    """
+    from crab_jax.config import ConfigError
     from crab_jax.model import ADDED_TOKENS
     from crab_jax.tokens import Tokenizer
 
-    return Tokenizer.load(base, base_vocabulary=rows - ADDED_TOKENS) if base else Tokenizer.tiny()
+    rows = sizes.llama.vocab_size
+    if base:
+        return Tokenizer.load(base, base_vocabulary=rows - ADDED_TOKENS)
+    tokenizer = Tokenizer.tiny()
+    if tokenizer.token_ids != sizes.token_ids:
+        raise ConfigError(
+            f"model: a vocabulary of {rows} tokens, but without stage.base text is read with the small tokenizer that "
+            f"comes with the project, which has {tokenizer.size}. Give a weights folder, --config.stage.base=FOLDER, "
+            "or choose model=tiny or model=mini"
+        )
+    return tokenizer
 
 
 def _steps(recipe, stream) -> int:

@@ -1,5 +1,6 @@
 """Checkpoints of a run: damaged, unfinished and unwanted ones; disks that are full; processes that are killed."""
 
+import errno
 import os
 import pathlib
 import random
@@ -112,8 +113,66 @@ def test_nothing_that_can_be_read(tmp_path):
     save(tmp_path, {1: 1.0, 2: 1.0})
     for step in "12":
         damage(tmp_path / step, "empty")
-    with pytest.raises(CheckpointError, match="none of 2 checkpoints can be read"):
+    with pytest.raises(CheckpointError, match=r"none of 2 checkpoints can be read .*remove them to start anew"):
         restored(tmp_path)
+    there = sorted(p.name for p in tmp_path.iterdir())
+    with pytest.raises(CheckpointError, match=r"no good checkpoint, only damaged-1, damaged-2, .*remove them to start"):
+        restored(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == there
+    for step in "12":
+        shutil.rmtree(tmp_path / f"damaged-{step}")
+    with Checkpoints(tmp_path) as saves:
+        assert saves.restore(like(), ABOUT) is None
+
+
+def too_many_files(path, wanted, read=checkpoint.read_arrays):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        return read(path, wanted)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def failing(error):
+    def read(*_):
+        raise error
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("read", "cause"),
+    [
+        (too_many_files, "Too many open files"),
+        (failing(OSError(errno.EIO, os.strerror(errno.EIO))), "Input/output error"),
+        (failing(PermissionError(errno.EACCES, os.strerror(errno.EACCES))), "Permission denied"),
+        (failing(MemoryError()), "MemoryError"),
+        (failing(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")), "Out of memory"),
+        (failing(ValueError(f"UNKNOWN: {'Error reading ' * 99}: a [os_error_code='116']")), os.strerror(errno.ESTALE)),
+        (failing(ValueError("DEADLINE_EXCEEDED: no answer")), "no answer"),
+    ],
+    ids=["files", "disk", "permission", "memory", "device memory", "stale", "time"],
+)  # fmt: skip
+def test_a_sound_checkpoint_that_could_not_be_read_stays(tmp_path, monkeypatch, read, cause):
+    save(tmp_path, {1: 1.0, 2: 1.0})
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "read_arrays", read)
+        with pytest.raises(checkpoint.Unreadable, match=rf"{tmp_path}/2: could not be read \(.*{cause}.*left as it is"):
+            restored(tmp_path)
+    assert restored(tmp_path) == 2
+
+
+def test_an_error_of_the_system_behind_the_library_is_no_damage(tmp_path):
+    """As TensorStore tells it: a file that is there and cannot be opened."""
+    save(tmp_path, {1: 1.0, 2: 1.0})
+    (data,) = (tmp_path / "2" / "arrays" / "d").iterdir()
+    away = data.rename(tmp_path / "away")
+    data.symlink_to(data)
+    with pytest.raises(checkpoint.Unreadable, match="Too many levels of symbolic links"):
+        restored(tmp_path)
+    away.replace(data)
+    assert restored(tmp_path) == 2
 
 
 def test_another_dtype_is_not_cast(tmp_path):

@@ -3,6 +3,8 @@
 import functools
 import importlib
 
+import jax
+import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 from models import tiny_config
@@ -11,7 +13,7 @@ from crab_jax.config import ConfigError, build
 from crab_jax.model import abstract
 from crab_jax.params import count, split
 from crab_jax.recipe import Recipe
-from crab_jax.system import LossConfig
+from crab_jax.system import POLICIES, ComputeConfig, LossConfig
 
 STAGES = ("visual_pretrain", "audio_pretrain", "seg_pretrain", "finetune", "finetune_avs", "finetune_avss")
 # Trained numbers of the published sizes (specification 1.2), without what the files hold and nothing reads (5.3, A.3).
@@ -63,6 +65,7 @@ def test_the_reference_preset_is_the_published_recipe(stage, rows, epochs):
     assert (recipe.optim.schedule, recipe.optim.learning_rate, recipe.optim.warmup_ratio) == ("log_linear", 1e-4, 0.03)
     assert (recipe.optim.b1, recipe.optim.b2, recipe.optim.eps, recipe.optim.weight_decay) == (0.9, 0.999, 1e-8, 0)
     assert recipe.optim.max_grad_norm == 1.0
+    assert recipe.data.choose == ("all" if stage in ("finetune_avs", "finetune_avss") else "one")
     assert recipe.compute.dtype == recipe.compute.frozen_dtype == "float32"
     assert recipe.model.llama.lora.dropout_masks == "per_head"
     assert not recipe.data.weights
@@ -120,6 +123,19 @@ def test_locked_and_typed():
         c.run.step = 3
     with pytest.raises(TypeError):
         c.run.steps = "many"
+
+
+def test_what_a_layer_may_keep_is_a_policy():
+    """`jax.checkpoint_policies` also holds functions that make policies; only the step would notice."""
+    x = jnp.ones((2, 2))
+    known = f"expected 'none' or one of {', '.join(POLICIES)}$"
+    for name in (n for n in dir(jax.checkpoint_policies) if not n.startswith("_")):
+        if name in POLICIES:
+            policy = getattr(jax.checkpoint_policies, ComputeConfig(remat=name).remat)
+            assert jax.grad(jax.checkpoint(lambda x: jnp.sin(x @ x).sum(), policy=policy))(x).shape == x.shape
+        else:
+            with pytest.raises(ConfigError, match=f"remat is '{name}', {known}"):
+                ComputeConfig(remat=name)
 
 
 def test_recipes_that_cannot_be():

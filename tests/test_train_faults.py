@@ -1,32 +1,40 @@
 """What goes wrong in a run: each time a message that says what to do, and the last good checkpoint is as it was."""
 
+import contextlib
 import errno
+import importlib
 import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
 import psutil
 import pytest
 import shard_files as make
+from models import tiny_config
 from stream_run import SHORT, SIZE, SIZES
 from toy_run import ToyStream, ToySystem, settings, toy_params
 
+from crab_jax.config import ConfigError, build
 from crab_jax.groups import CheckpointError
+from crab_jax.model import CrabConfig
 from crab_jax.tasks import TASKS
 from crab_jax.tokens import Tokenizer
 from crab_jax.train import log, processes
 from crab_jax.train.checkpoint import named, read_trainables
-from crab_jax.train.loop import train
+from crab_jax.train.loop import PREEMPTED, Abandoned, train
 from data_pipelines.records import open_shards
 from data_pipelines.stream.loader import BudgetError, Stream, WorkerError
 from data_pipelines.stream.tables import Source
+from launch import train as command
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS, REAL_STEPS = 6, 16  # a dead worker leaves some batches behind that were ready
@@ -143,6 +151,23 @@ def test_a_half_written_checkpoint_is_skipped_for_the_one_before(tmp_path, toy_w
     assert (tmp_path / "checkpoints" / "damaged-4").is_dir()
 
 
+def test_what_could_not_be_read_is_not_set_aside(tmp_path, toy_whole, monkeypatch):
+    """Nothing is lost by too many open files, and no run begins anew because of it."""
+    toy(tmp_path, stop_after=4)
+
+    def no_more_files(place):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(place))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "read_text", lambda self, **_: no_more_files(self))
+        with pytest.raises(CheckpointError, match=r"checkpoints/4: could not be read .*Too many open files.*ulimit -n"):
+            toy(tmp_path)
+    said = []
+    assert toy(tmp_path, said=said).finished
+    assert said[0].startswith("continued after step 4")
+    assert_same(parameters(tmp_path), toy_whole)
+
+
 def test_a_full_disk(tmp_path, toy_whole):
     """No file may grow beyond a few bytes any more, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -190,6 +215,44 @@ def test_a_log_that_cannot_be_written(tmp_path, toy_whole, monkeypatch):
     assert newest(tmp_path) == 2
     assert toy(tmp_path).finished
     assert_same(parameters(tmp_path), toy_whole)
+
+
+def within(seconds, what):
+    """Runs it in a thread, which may hang → what it raised."""
+    raised = []
+
+    def guarded():
+        try:
+            what()
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert not thread.is_alive(), "it hangs"
+    return raised
+
+
+def test_a_full_disk_ends_the_events_of_tensorboard(tmp_path):
+    """The file may not grow any more, as on a full disk; nobody waits, and what is raised says what to do."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def steps():
+        with contextlib.ExitStack() as stack:
+            notes = log.RunLog(tmp_path, print, first=0, total=999, every=999, tensorboard=True)
+            stack.callback(notes.close)
+            for step in range(1, 20):  # much more for the events than for the lines
+                notes.scalars(step, {f"a{i}": 1.0 for i in range(99)}, kind="router")
+
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, hard))
+        (error,) = within(120, steps)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert isinstance(error, OSError)
+    assert re.search(r"tensorboard/events.*make room and start the same command again", str(error))
+    assert error.__context__ is error.__cause__, "closing has not failed as well"
 
 
 def test_a_process_that_does_not_answer_is_named(monkeypatch):
@@ -287,9 +350,12 @@ def test_a_killed_worker(tmp_path, shards, real_whole):
         (["--workdir=gs://bucket/run"], 2, "--workdir is gs://bucket/run, expected a path"),
         (["--config.stage.base=gs://bucket/base"], 2, "stage.base is gs://bucket/base, expected a path"),
         (["--config.optim.schedule=sine"], 2, "schedule"),
+        (["--config.model.llama.vocab_size=4096"], 1, "a vocabulary of 4096 tokens, but without"),
+        (["--coordinator=here:1"], 2, "launch.train: --coordinator with --processes 0 --process -1: expected"),
     ],
-    ids=["folder", "no folder", "mesh", "name", "file", "argument", "bucket", "base in a bucket", "value"],
-)
+    ids=["folder", "no folder", "mesh", "name", "file", "argument", "bucket", "base in a bucket", "value", "vocabulary",
+         "processes"],
+)  # fmt: skip
 def test_what_stops_the_command_before_it_starts(tmp_path, arguments, code, message):
     command = [
         sys.executable, "-m", "launch.train", "--config", "configs/finetune.py:model=tiny",
@@ -304,3 +370,50 @@ def test_what_stops_the_command_before_it_starts(tmp_path, arguments, code, mess
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("here:1", 0, -1), "--coordinator with --processes 0 --process -1: expected --coordinator HOST:PORT"),
+        (("here:1", 4, 4), "--processes 4 --process 4: .* I from 0 to N - 1"),
+        (("here:1", 4, -1), "--processes 4 --process -1"),
+        (("here", 4, 1), "--coordinator is here, expected HOST:PORT"),
+        (("here:", 4, 1), "expected HOST:PORT"),
+        ((":1", 4, 1), "expected HOST:PORT"),
+        (("here:66666", 4, 1), "expected HOST:PORT"),
+        (("", 4, 1), "--processes 4 --process 1 without --coordinator"),
+        (("", 0, 0), "without --coordinator"),
+    ],
+)
+def test_flags_about_processes_belong_together(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        command._check_processes(*flags)
+    for good in (("", 0, -1), ("here:1", 1, 0), ("[::1]:1234", 4, 3)):
+        command._check_processes(*good)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(Abandoned("nothing saved"), 1), (KeyboardInterrupt(), PREEMPTED)], ids=["abandoned", "early"]
+)
+def test_the_exit_code_claims_no_checkpoint_that_is_not_there(tmp_path, monkeypatch, capsys, error, code):
+    def stopped(*_):
+        raise error
+
+    monkeypatch.setattr(command, "_start_jax", lambda: None)
+    monkeypatch.setattr(command, "_train", stopped)
+    config = importlib.import_module("configs.finetune").get_config("model=tiny")
+    assert command.run(config, tmp_path) == code
+    assert capsys.readouterr().err.strip() == str(error)
+
+
+def test_text_is_read_as_the_model_expects():
+    """With other ids for <image> and <audio>, a model would train without ever seeing a picture."""
+    sizes = tiny_config()
+    assert command._tokenizer("", sizes).token_ids == sizes.token_ids
+    for name in ("published", "bench_mid"):
+        model = importlib.import_module(f"configs.{name}").get_config().model.to_dict()
+        with pytest.raises(ConfigError, match=r"--config.stage.base=FOLDER, or choose model=tiny or model=mini"):
+            command._tokenizer("", build(CrabConfig, model))
+    mini = importlib.import_module("configs.mini").get_config().model.to_dict()
+    assert command._tokenizer("", build(CrabConfig, mini))

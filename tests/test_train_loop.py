@@ -4,18 +4,21 @@ import contextlib
 import json
 import os
 import signal
+import struct
 import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 from toy_run import ROWS, ToyStream, ToySystem, settings, toy_params
 
+from crab_jax.train import loop
 from crab_jax.train.checkpoint import Checkpoints, Mismatch, named
 from crab_jax.train.fingerprint import fingerprint
 from crab_jax.train.log import keep_steps, peak_flops
-from crab_jax.train.loop import NonFinite, Recompiled, train
+from crab_jax.train.loop import Abandoned, NonFinite, Recompiled, train
 
 
 def run(workdir, stream=None, *, system=None, params=None, say=lambda _: None, **options):
@@ -82,6 +85,59 @@ def test_sigterm_saves_and_stops(tmp_path, whole):
     assert_same(run(tmp_path, steps=6), whole)
 
 
+def stopped(signals):
+    """A stream that sends the first of the signals, and what sends the others while the checkpoint is saved."""
+
+    class Stopped(ToyStream):
+        def __next__(self):
+            if self.number == 2:
+                os.kill(os.getpid(), signals[0])
+            return super().__next__()
+
+    left = list(signals[1:])
+
+    def wait(self, real=Checkpoints.wait):
+        while left:
+            os.kill(os.getpid(), left.pop(0))
+        real(self)
+
+    return Stopped(), wait
+
+
+@pytest.fixture
+def interruptible():
+    """A signal that the loop lets through fails the test instead of ending the tests."""
+
+    def missed(number, _):
+        raise AssertionError(f"signal {number} ends the run in the middle of saving")
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, missed) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_twice_it_saves_all_the_same(tmp_path, whole, interruptible, monkeypatch, number):
+    stream, wait = stopped([number, number, signal.SIGTERM])
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "wait", wait)
+        outcome = run(tmp_path, stream, steps=6, every=100)
+    assert not outcome.finished
+    with Checkpoints(tmp_path / "checkpoints") as saves:
+        assert saves.steps() == [outcome.step]
+    assert_same(run(tmp_path, steps=6), whole)
+
+
+def test_ctrl_c_once_more_gives_up(tmp_path, interruptible, monkeypatch):
+    stream, wait = stopped([signal.SIGTERM, signal.SIGTERM, signal.SIGINT])
+    monkeypatch.setattr(Checkpoints, "wait", wait)
+    monkeypatch.setattr(loop, "PATIENCE_S", -1.0)
+    with pytest.raises(Abandoned, match="before it had saved: the last good checkpoint is as it was"):
+        run(tmp_path, stream, steps=6, every=100)
+
+
 def test_a_loss_that_is_no_number_names_step_and_examples(tmp_path):
     with pytest.raises(NonFinite, match=r"step 4: not finite .*hold: toy/train, 3-5\. Nothing") as error:
         run(tmp_path, ToyStream(bad=(3, 5)), steps=6)
@@ -103,8 +159,6 @@ def test_a_batch_of_another_shape_is_refused(tmp_path):
 
 
 def test_a_compilation_in_the_middle_is_an_error(tmp_path, monkeypatch):
-    from crab_jax.train import loop
-
     real, seen = loop.place_batch, []
 
     def compiling(batch, mesh):
@@ -202,12 +256,50 @@ def test_lines_of_a_run_that_was_cut_off(tmp_path):
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 2, "kind": "router"}\n'
 
 
-def test_peaks_are_of_the_longest_name():
+def events_of(path):
+    data, found = path.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        found.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return found
+
+
+def test_tensorboard_has_every_step_once(tmp_path):
+    """A run that was cut off behind its last checkpoint: what it wrote from there on is purged, and nothing else."""
+    folder = tmp_path / "tensorboard"
+    run(tmp_path, steps=5, every=2, stop_after=3, tensorboard=True)
+    (tmp_path / "checkpoints" / "3").rename(tmp_path / "lost")
+    (early,) = folder.iterdir()
+    early.rename(folder / "events.out.tfevents.0000000001.here")  # the second run may start within the same second
+    run(tmp_path, steps=5, every=2, tensorboard=True)
+    points = []
+    for path in sorted(folder.iterdir()):
+        for event in events_of(path):
+            if event.HasField("session_log"):  # what TensorBoard then does
+                points = [p for p in points if p[0] < event.step]
+            points += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+    lines = lines_of(tmp_path)
+    for name in ("loss", "fill/tokens"):
+        assert [(s, np.float32(x)) for s, n, x in points if n == name] == [
+            (line["step"], np.float32(line[name])) for line in lines
+        ]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+
+
+def test_peaks_are_of_whole_names():
     assert peak_flops("TPU v5 lite") == 197e12
     assert peak_flops("TPU v5") == 459e12
     assert peak_flops("TPU7x") == 2307e12 / 2, "two devices share a chip"
     assert peak_flops("NVIDIA H200") == 989e12
     assert peak_flops("cpu") is None
+    assert peak_flops("NVIDIA A100-SXM4-80GB") == peak_flops("NVIDIA A100 80GB PCIe") == 312e12
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert peak_flops("NVIDIA L4") == 121e12
+    assert peak_flops("NVIDIA L40S") == 362e12
+    for other in ("NVIDIA L40", "NVIDIA GB200", "NVIDIA A100-SXM4-40GB MIG 3g.20gb", "TPU v4 lite", "TPU v5 other"):
+        assert peak_flops(other) is None, other
 
 
 def test_processes_share_the_rows_of_the_toy():

@@ -5,7 +5,8 @@
                          in the data
 
 The frozen base is not in it: it is read again, and its fingerprint is compared. A checkpoint appears under its number
-only when it is complete; one that turns out to be damaged is set aside as `damaged-<step>` for the one before it.
+only when it is complete; one whose files turn out to be damaged is set aside as `damaged-<step>` for the one before it.
+One that cannot be read for another reason stays where it is, and ends the run.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from crab_jax.train.stored import (
     READ_ERRORS,
     Damaged,
     Mismatch,
+    Unreadable,
     check_arrays,
     check_same,
+    failed,
     named,
     processes,
     read_about,
@@ -43,6 +46,7 @@ from crab_jax.train.stored import (
 )
 
 _WRITE_ERRORS = (ValueError, OSError, RuntimeError)
+_ANEW = "remove them to start anew from the first step, or choose another --workdir"
 
 
 class Checkpoints:
@@ -160,10 +164,17 @@ class Checkpoints:
 
         Raises:
             Mismatch: it is of another run; nothing is read in its place.
+            Unreadable: it may be whole, but could not be read; nothing is read in its place.
             CheckpointError: there are some, and none can be read.
         """
         damaged = []
-        for step in gather("the list of checkpoints", self.steps())[0]:  # a shared disk may show others an older list
+        # A shared disk may show others an older list.
+        steps, aside = gather("the list of checkpoints", [self.steps(), self._aside()])[0]
+        if aside and not steps:
+            raise CheckpointError(
+                f"{self.directory}: no good checkpoint, only {', '.join(aside)}, which could not be read back; {_ANEW}"
+            )
+        for step in steps:
             try:
                 return self._restore_one(step, like, about, free)
             except Damaged as error:
@@ -172,30 +183,37 @@ class Checkpoints:
                 self._set_aside(step)
         if damaged:
             raise CheckpointError(
-                f"{self.directory}: none of {len(damaged)} checkpoints can be read ({'; '.join(damaged)[:400]}); start "
-                "again in another folder"
+                f"{self.directory}: none of {len(damaged)} checkpoints can be read ({'; '.join(damaged)[:400]}); "
+                f"{_ANEW}"
             )
         return None
 
     def _restore_one(self, step: int, like: Any, about: Mapping[str, Any], free: frozenset[str]) -> tuple[Any, Any]:
         place = self.directory / str(step)
-        kind, problem, cause, result = "", "", None, None
+        problem = cause = result = None
         try:
             stored = read_about(place)
             check_same(place, stored, about, free)
             wanted = named(like)
             check_arrays(place, stored["arrays"], wanted)
             result = rebuild(like, read_arrays(place / "arrays", wanted)), stored
-        except Mismatch as error:
-            kind, problem, cause = "mismatch", str(error), error
+        except CheckpointError as error:
+            problem = cause = error
         except READ_ERRORS as error:
-            kind, problem, cause = "damaged", f"{place}: {type(error).__name__}: {short(error)}", error
-        # Every process must come to the same conclusion, though each reads other bytes and has its own config.
-        for number, (theirs, text) in enumerate(gather(f"reading checkpoint {step}", [kind, problem])):
-            if theirs:
-                error = {"mismatch": Mismatch, "damaged": Damaged}[theirs]
-                raise error(text if theirs == kind else f"process {number}: {text}") from cause
+            problem, cause = failed(place, error), error
+        # Every process must come to the same conclusion, though each reads other bytes and has its own config. Damage
+        # comes last: nothing is set aside that one of them could not look at.
+        mine = type(problem).__name__ if problem else ""
+        answers = gather(f"reading checkpoint {step}", [mine, str(problem or "")])
+        for kind in (Mismatch, Unreadable, Damaged):
+            for number, (theirs, text) in enumerate(answers):
+                if theirs == kind.__name__:
+                    raise kind(text if theirs == mine else f"process {number}: {text}") from cause
         return result
+
+    def _aside(self) -> list[str]:
+        """Names of the damaged ones that were set aside."""
+        return sorted(path.name for path in self.directory.glob("damaged-*"))
 
     def _set_aside(self, step: int) -> None:
         self._manager.close()
@@ -250,4 +268,6 @@ def _loss(metrics: Mapping[str, float]) -> float:
     return metrics["loss"]
 
 
-__all__ = ["CheckpointError", "Checkpoints", "Damaged", "Mismatch", "named", "read_about", "read_trainables"]
+__all__ = [
+    "CheckpointError", "Checkpoints", "Damaged", "Mismatch", "Unreadable", "named", "read_about", "read_trainables",
+]  # fmt: skip

@@ -6,24 +6,30 @@ import contextlib
 import json
 import os
 import pathlib
+import re
+import socket
+import struct
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from crab_jax.plan.hardware import CHIPS
 
-# bfloat16 products per second of one device, dense, as the makers state them. Source: their data sheets.
+# Name of a device, whole, as a pattern → dense bfloat16 products per second, as the makers state them. Cards of one
+# family differ (SXM, PCIe, NVL), and a slice of a card (MIG) has the card's name in front. Source: their data sheets.
 PEAK_FLOPS: Mapping[str, float] = {
-    "A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L4": 121e12, "TPU v4": 275e12,
+    r"NVIDIA A100(-SXM4?-\d+GB|-PCIE-\d+GB| \d+GB PCIe)": 312e12,
+    r"NVIDIA H100 \d+GB HBM3": 989e12,
+    "NVIDIA H100 PCIe": 756e12, "NVIDIA H100 NVL": 835e12, "NVIDIA H200": 989e12, "NVIDIA H200 NVL": 835e12,
+    "NVIDIA B200": 2250e12, "NVIDIA L4": 121e12, "NVIDIA L40S": 362e12, "TPU v4": 275e12,
     **{chip.kind: chip.flops / chip.devices for chip in CHIPS.values()},
-    **{f"TPU {name}": CHIPS[name].flops for name in ("v5e", "v6e")},
+    **{f"TPU {name}": CHIPS[name].flops for name in ("v5e", "v5p", "v6e")},
 }  # fmt: skip
 
 
 def peak_flops(kind: str) -> float | None:
     """The peak of a device by its name (`jax.Device.device_kind`), or None if it is not known."""
-    found = [name for name in PEAK_FLOPS if name.lower() in kind.lower()]
-    return PEAK_FLOPS[max(found, key=len)] if found else None
+    return next((peak for name, peak in PEAK_FLOPS.items() if re.fullmatch(name, kind, re.IGNORECASE)), None)
 
 
 class RunLog:
@@ -64,17 +70,14 @@ class RunLog:
         keep_steps(self._path, first)
         self._lines = self._path.open("a", encoding="utf-8")
         if tensorboard:
-            from tensorboardX import SummaryWriter  # imported here: it is slow, and not everybody wants it
-
-            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first, flush_secs=30)
+            self._events = _Events(workdir / "tensorboard", first=first)
 
     def close(self) -> None:
-        """Writes what is still in memory."""
-        if self._lines is not None:
-            with contextlib.suppress(OSError):  # a full disk; what was lost, the error of the last step has told
-                self._lines.close()
-        if self._events is not None:
-            self._events.close()
+        """Closes the files; every step is in them already."""
+        for file in (self._lines, self._events):
+            if file is not None:
+                with contextlib.suppress(OSError):  # a full disk; what was lost, the error of the last step has told
+                    file.close()
 
     def say(self, text: str) -> None:
         """A line for people."""
@@ -114,18 +117,13 @@ class RunLog:
             self._scalars(step, {f"{kind}/{name}": x for name, x in values.items()})
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        try:
+        with _writing(self._path):
             self._lines.write(json.dumps(line) + "\n")
             self._lines.flush()
-        except OSError as error:
-            where = f"{self._path}: {error.strerror}; make room and start the same command again"
-            raise OSError(error.errno, where) from error
 
     def _scalars(self, step: int, values: Mapping[str, float]) -> None:
         if self._events is not None:
-            for name, x in values.items():
-                if name != "step":
-                    self._events.add_scalar(name, x, step)
+            self._events.scalars(step, {name: x for name, x in values.items() if name != "step"})
 
     def _progress(self, step: int) -> str:
         def mean(name: str) -> float:
@@ -153,6 +151,67 @@ class RunLog:
             texts.append("fill " + " ".join(filled))
         texts.append(f"ETA {_duration((self._total - step) * seconds)}")
         return " | ".join(texts)
+
+
+class _Events:
+    """An event file for TensorBoard. Every step is written before the next one.
+
+    The writer of tensorboardX has a thread of its own: with a full disk that thread ends unseen, and whoever hands it
+    the next steps waits for ever.
+
+    Args:
+        folder: gets the file; made if it is not there.
+        first: TensorBoard shall forget what earlier files of the folder hold of the steps after this one.
+
+    Raises:
+        OSError: the disk is full, for example.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, first: int):
+        # Imported here: it is slow, and not everybody wants it.
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.record_writer import masked_crc32c
+
+        self._event, self._summary, self._checksum = Event, Summary, masked_crc32c
+        # TensorBoard reads the files of a folder in the order of their names.
+        self._path = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}"
+        with _writing(self._path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("ab")
+        self._write(file_version="brain.Event:2")
+        self._write(step=first + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the values of one step.
+
+        Raises:
+            OSError: the disk is full, for example.
+        """
+        value = [self._summary.Value(tag=name, simple_value=x) for name, x in values.items()]
+        self._write(step=step, summary=self._summary(value=value))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, **fields: Any) -> None:
+        """One record: length and event, each with its checksum."""
+        event = self._event(wall_time=time.time(), **fields).SerializeToString()
+        length = struct.pack("<Q", len(event))
+        with _writing(self._path):
+            for part in (length, event):
+                self._file.write(part + struct.pack("<I", self._checksum(part)))
+            self._file.flush()
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+    """Says what to do if a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{path}: {error.strerror}; make room and start the same command again"
+        raise OSError(error.errno, where) from error
 
 
 def keep_steps(path: pathlib.Path, last: int) -> None:

@@ -29,6 +29,7 @@ from crab_jax.train.optim import make_optimizer, rates
 from crab_jax.train.step import State, System, init_state, jit_step, make_step
 
 PREEMPTED = 75  # exit code (EX_TEMPFAIL) that says: start the same command again
+PATIENCE_S = 3.0  # a Ctrl-C that comes sooner is one with the first: shells and launchers pass it on, some twice
 WARM_UP = 2  # steps of a process in which anything may be compiled
 # A run may be continued with other values of these (dotted config names). Folders may move: what is in them is compared
 # by the fingerprint of the frozen weights and by the stream.
@@ -46,6 +47,10 @@ class NonFinite(RuntimeError):
 
 class Recompiled(RuntimeError):
     """Something was compiled in the middle of a run."""
+
+
+class Abandoned(KeyboardInterrupt):
+    """Ctrl-C once more, before what the first one asked for was saved."""
 
 
 class Info(Protocol):
@@ -105,7 +110,7 @@ def train(
     *,
     say: Callable[[str], Any] = lambda _: None,
 ) -> Outcome:
-    """Trains until the last step, or until any process is asked to stop (SIGTERM, SIGINT).
+    """Trains until the last step, or until any process is asked to stop (SIGTERM, SIGINT), and saves.
 
     Starts from the newest checkpoint of the workdir if there is one; then `trainable` gives only shapes.
 
@@ -123,6 +128,7 @@ def train(
         CheckpointError: a checkpoint that cannot be written or read.
         crab_jax.sharding.ShardingError: parameters or rows that do not fit the mesh.
         Recompiled: a compilation after the warm-up.
+        Abandoned: a second Ctrl-C; since the last checkpoint nothing is saved.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(settings.mesh))
@@ -366,16 +372,22 @@ class _Running(NamedTuple):
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[threading.Event]:
-    """SIGTERM and SIGINT set the event; a second one of the same kind acts as usual. Only in the main thread."""
-    event = threading.Event()
+    """SIGTERM and SIGINT set the event, however often they come: a save that is under way shall end. Only who presses
+    Ctrl-C again after `PATIENCE_S` gets `Abandoned`. Only in the main thread.
+    """
+    event, first = threading.Event(), 0.0
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
     before = {}
 
     def ask(number: int, _: Any) -> None:
-        event.set()
-        signal.signal(number, before[number])
+        nonlocal first
+        if not event.is_set():
+            first = time.monotonic()
+            event.set()
+        elif number == signal.SIGINT and time.monotonic() - first > PATIENCE_S:
+            raise Abandoned("stopped by Ctrl-C before it had saved: the last good checkpoint is as it was")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         before[number] = signal.signal(number, ask)
@@ -409,5 +421,6 @@ def _compilations() -> _Compilations:
 
 
 __all__ = [
-    "FREE", "PREEMPTED", "CheckpointError", "Info", "NonFinite", "Outcome", "Recompiled", "Stream", "Training", "train",
+    "FREE", "PREEMPTED", "Abandoned", "CheckpointError", "Info", "NonFinite", "Outcome", "Recompiled", "Stream",
+    "Training", "train",
 ]  # fmt: skip

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +19,20 @@ from crab_jax.groups import CheckpointError, describe, quiet
 from crab_jax.params import Flat, flatten, nest
 
 FORMAT = 1
-READ_ERRORS = (ValueError, KeyError, TypeError, OSError, RuntimeError, AttributeError)
+READ_ERRORS = (ValueError, KeyError, TypeError, OSError, RuntimeError, AttributeError, MemoryError)
+# What TensorStore's messages begin with if the files are at fault. Those about bytes that cannot be decoded begin with
+# no status at all; an error of the system has its number somewhere behind.
+_DAMAGE = ("NOT_FOUND", "OUT_OF_RANGE", "DATA_LOSS", "FAILED_PRECONDITION")
+_STATUS = re.compile(r"([A-Z_]+): ")
+_SYSTEM = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+)")
 
 
 class Damaged(CheckpointError):
-    """A checkpoint that cannot be read back; the one before it may."""
+    """A checkpoint whose files are missing or hold something else; the one before it may be whole."""
+
+
+class Unreadable(CheckpointError):
+    """A checkpoint that may be whole: reading it failed, and its files do not show why."""
 
 
 class Mismatch(CheckpointError):
@@ -50,13 +62,14 @@ def read_about(place: pathlib.Path) -> dict[str, Any]:
 
     Raises:
         Damaged: it is not there or no JSON.
+        Unreadable: the machine could not read it.
         Mismatch: another format.
     """
     try:
         about = json.loads((place / "about" / "metadata").read_text(encoding="utf-8"))
         found, _, _ = about["format"], about["arrays"], about["config"]
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise Damaged(f"{place}: its description cannot be read ({type(error).__name__}: {error})") from error
+    except READ_ERRORS as error:
+        raise failed(place, error) from error
     if found != FORMAT:
         raise Mismatch(f"{place}: format {found!r}, this version reads {FORMAT}")
     return about
@@ -76,7 +89,7 @@ def read_trainables(place: pathlib.Path) -> Flat:
     try:
         flat = read_arrays(place / "arrays", wanted)
     except READ_ERRORS as error:
-        raise Damaged(f"{place}: {type(error).__name__}: {short(error)}") from error
+        raise failed(place, error) from error
     return {name.removeprefix("params/"): x for name, x in flat.items()}
 
 
@@ -90,6 +103,7 @@ def read_arrays(path: pathlib.Path, wanted: Mapping[str, Any]) -> Flat:
     Raises:
         ValueError: an array that is not there or another one; Orbax raises further kinds, see `READ_ERRORS`.
     """
+    os.listdir(f"{path}/.")  # Orbax takes a folder that it may not look into for one that is not there
     # The handler alone: `ocp.Checkpointer` has barriers around it, which wait for ever for a process that cannot read.
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=processes())
     with contextlib.closing(handler), quiet():
@@ -180,6 +194,48 @@ def _dotted(value: Any, prefix: str = "") -> dict[str, Any]:
     for name, inner in value.items():
         flat |= _dotted(inner, f"{prefix}{name}.")
     return flat
+
+
+def failed(place: pathlib.Path, error: Exception) -> CheckpointError:
+    """What an error of `READ_ERRORS` says about a checkpoint.
+
+    Args:
+        place: `DIR/<step>`.
+        error: that ended reading it.
+
+    Returns:
+        `Damaged` only if the files must be at fault. Too many open files, a disk that does not answer, a lack of
+        permission or memory, and what nobody knows are `Unreadable`.
+    """
+    what = f"{type(error).__name__}: {short(error)}"
+    code = _system_error(error)
+    if _shows_damage(error, code):
+        return Damaged(f"{place}: {what}")
+    if code is not None:  # TensorStore says it last, behind all that it was doing
+        what = f"{os.strerror(code)}; {what}"
+    return Unreadable(
+        f"{place}: could not be read ({what}). It may be whole and was left as it is: see to the cause (the disk, "
+        "permissions, memory, open files: ulimit -n) and start the same command again. If it is lost, move it away: "
+        "then the one before it is used"
+    )
+
+
+def _shows_damage(error: Exception, code: int | None) -> bool:
+    if code is not None or isinstance(error, OSError):
+        missing = isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError))
+        return missing or code in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR)
+    if isinstance(error, (RuntimeError, MemoryError)):
+        return False
+    status = _STATUS.match(str(error))
+    return status is None or status[1] in _DAMAGE
+
+
+def _system_error(error: Exception) -> int | None:
+    """The number that the operating system gave an error, if it is one of its own."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = _SYSTEM.search(str(error))
+    return int(found[1] or found[2]) if found else None
 
 
 def short(error: Exception) -> str:
