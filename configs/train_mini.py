@@ -29,21 +29,21 @@ _BEFORE = (*_PARTS, "visual_pretrain", "audio_pretrain", "seg_pretrain")
 # sources, heads of the mask losses.
 STAGES = {
     "visual_pretrain": dict(
-        start=_PARTS, train=(_SPEAKS, _SEES), steps=60, rate=5e-4, rows=4, heads=(),
+        start=_PARTS, train=(_SPEAKS, _SEES), steps=100, rate=5e-4, rows=4, heads=(),
         layout=dict(tokens=256, frames=3, windows=0, patch_rows=6, masks=0), shares={"pretrain-image": 1},
     ),
     "audio_pretrain": dict(
-        start=_BEFORE[:-2], train=(_SPEAKS, _HEARS), steps=60, rate=5e-4, rows=4, heads=(),
+        start=_BEFORE[:-2], train=(_SPEAKS, _HEARS), steps=100, rate=5e-4, rows=4, heads=(),
         layout=dict(tokens=256, frames=0, windows=20, patch_rows=6, masks=0), shares={"pretrain-audio": 1},
     ),
     "seg_pretrain": dict(
-        start=_BEFORE[:-1], train=(_SPEAKS, _SEES), steps=60, rate=5e-4, rows=4, heads=("binary",),
+        start=_BEFORE[:-1], train=(_SPEAKS, _SEES), steps=100, rate=5e-4, rows=4, heads=("binary",),
         layout=dict(tokens=320, frames=3, windows=0, patch_rows=6, masks=3),
         shares={"pretrain-seg": 2, "pretrain-image": 1},
     ),
     "finetune": dict(
-        start=_BEFORE, train=(_SPEAKS, _SEES, _HEARS), steps=1500, rate=7e-4, rows=4, heads=("binary", "semantic"),
-        layout=dict(tokens=512, frames=14, windows=14, patch_rows=12, masks=3),
+        start=_BEFORE, train=(_SPEAKS, _SEES, _HEARS), steps=2000, rate=7e-4, rows=4, heads=("binary", "semantic"),
+        layout=dict(tokens=400, frames=12, windows=12, patch_rows=12, masks=2),
         shares={
             "avqa": 12, "ave": 12, "avvp": 12, "avcap": 8, "arig": 12, "s4": 12, "ms3": 10, "avss": 10, "ref-avs": 12,
         },

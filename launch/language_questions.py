@@ -7,7 +7,7 @@ puts them together anew.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,91 +59,54 @@ def render_still(job: Job) -> list[tuple[np.ndarray, tuple[Seen, ...]]]:
     return out
 
 
-def render_video(job: Job) -> list[tuple[np.ndarray, tuple[Seen, ...], np.ndarray]]:
-    """Ten pictures of one scene, uint8 [10 S S 3], who is in some of them, and in which: bool [10 performers].
-
-    Everybody moves as if it sounded. Every choice of performers is in some picture, so that any video of them can be
-    put together (`Pool.composed`).
-    """
+def render_video(job: Job) -> list[tuple[np.ndarray, tuple[Seen, ...]]]:
+    """A picture of every second, uint8 [10 S S 3], with who is seen when; all of them move as if they sounded."""
     order = job.order("language video", (160, 120))
     rng = order.rng()
     casting = Casting.of(rng, job.split)
     cast = casting.stand(names_in("avss"), int(rng.choice((1, 2, 3), p=(0.3, 0.4, 0.3))))
-    there = turns(rng, len(cast))
-    cast = [timed(pretending(casting, p, SECONDS), seen=_runs(there[:, k])) for k, p in enumerate(cast)]
+    always = ((0, SECONDS),)
+    cast = [
+        timed(pretending(casting, p, SECONDS), seen=casting.spans(SECONDS) if casting.chance(0.7) else always)
+        for p in cast
+    ]
     stage = studio().stage(casting.scene(cast, duration_s=SECONDS, fps=1, size=order.size))
     frames = [shown(stage.shot(float(second)).frame, rng, job.image_size) for second in range(SECONDS)]
-    return [(np.stack(frames), tuple(Seen(p.kind) for p in cast), there)]
+    return [(np.stack(frames), tuple(Seen(p.kind, spans=_whole(p.seen)) for p in cast))]
 
 
-def render_sound(job: Job) -> list[tuple[np.ndarray, tuple[Heard, ...], np.ndarray]]:
-    """Ten windows of a second, float16 [10 F 128], who is heard in some of them and how loudly, and in which: bool
-    [10 performers]. Every choice of performers is in some window."""
+def render_sound(job: Job) -> list[tuple[np.ndarray, tuple[Heard, ...]]]:
+    """A window of every second, float16 [10 F 128], with who is heard when and how loudly."""
     order = job.order("language sound", (32, 32))
     rng = order.rng()
     casting = Casting.of(rng, job.split)
     cast = casting.stand(names_in("avss"), 0, int(rng.choice((1, 2, 3), p=(0.35, 0.4, 0.25))))
-    there = turns(rng, len(cast))
-    cast = [timed(p, heard=_runs(there[:, k]), loudness=casting.loudness()) for k, p in enumerate(cast)]
+    cast = [timed(p, heard=casting.spans(SECONDS), loudness=casting.loudness()) for p in cast]
     scene = casting.scene(cast, duration_s=SECONDS, fps=1, size=order.size)
     wave = studio().stage(scene).sound(rate_hz=RATE_HZ).mean(1).astype(np.float32)
     windows = normalised_fbank(wave.reshape(SECONDS, RATE_HZ)).astype(np.float16)
-    return [(windows, tuple(Heard(p.kind, (), p.loudness) for p in cast), there)]
+    return [(windows, tuple(Heard(p.kind, _whole(p.heard), p.loudness) for p in cast))]
 
 
-def turns(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Who of one to three is there in which second: bool [SECONDS count].
-
-    Every choice of them occurs, nobody too, and from one second to the next as little changes as can be (a Gray code).
-    """
-    steps = np.arange(SECONDS) * 2**count // SECONDS
-    there = (steps ^ (steps >> 1))[:, None] >> np.arange(count) & 1 == 1
-    return np.roll(there[:, rng.permutation(count)], int(rng.integers(SECONDS)), axis=0)
-
-
-def _runs(there: np.ndarray) -> Spans:
-    """Intervals of the seconds that are true."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], there, [False]]).astype(int)))
-    return tuple((int(a), int(b)) for a, b in edges.reshape(-1, 2))
+def _whole(spans: Sequence[tuple[float, float]]) -> Spans:
+    return tuple((round(a), round(b)) for a, b in spans)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """Everything of one sort.
-
-    Attributes:
-        tokens: float16 [n, items, queries, width].
-        who: of each, who is in it.
-        of: kind → where it is found.
-        there: of each, who is in which item, bool [items performers]; None: all are in all.
-    """
+    """Everything of one sort: tokens float16 [n, items, queries, width], who is in it, and kind → where it is found."""
 
     tokens: np.ndarray
     who: list[tuple]
     of: dict[str, list[int]]
-    there: list[np.ndarray] | None = None
 
     @classmethod
-    def made(cls, tokens: np.ndarray, who: list[tuple], there: list[np.ndarray] | None = None) -> Pool:
+    def made(cls, tokens: np.ndarray, who: list[tuple]) -> Pool:
         of: dict[str, list[int]] = {name: [] for name in NAMES}
         for at, some in enumerate(who):
             for kind in {x.kind for x in some}:
                 of[kind].append(at)
-        return cls(tokens, who, of, there)
-
-    def composed(self, rng: np.random.Generator, at: int) -> tuple[np.ndarray, tuple]:
-        """One of them with other times: its items [items Q D] in a new order, and who is there when."""
-        if self.there is None:
-            return self.tokens[at], self.who[at]
-        casting, there = Casting(rng, None), self.there[at]
-        spans = [casting.spans(len(there)) for _ in self.who[at]]
-        items = []
-        for second in range(len(there)):
-            wanted = [_at(some, second) for some in spans]
-            fit = np.flatnonzero((there == wanted).all(axis=1))
-            items.append(int(fit[rng.integers(len(fit))]))
-        who = tuple(dataclasses.replace(x, spans=some) for x, some in zip(self.who[at], spans))
-        return self.tokens[at][items], who
+        return cls(tokens, who, of)
 
     def draw(self, rng: np.random.Generator, wanted: Sequence[str] = ()) -> int:
         """One of them; if it can be, one with all that are wanted, or else with the first of them."""
@@ -226,11 +189,6 @@ def _list(some: Sequence[Any]) -> str:
     return phrases.things([p.kind for p in some])
 
 
-def _when(spans: Spans) -> str:
-    """Second by second, and summed up."""
-    return f"{phrases.seconds(spans)}: {phrases.times(spans)}"
-
-
 def _in_order(heard: Sequence[Heard]) -> list[Heard]:
     return sorted(heard, key=lambda h: (h.spans[0][0], -h.loudness))
 
@@ -246,7 +204,7 @@ def about_sound(rng: np.random.Generator, heard: Sequence[Heard]) -> Asked:
         case 2:
             if rng.random() < 0.15:
                 return Asked(f"When is the {_n(_absent(rng, [h.kind for h in heard]))} heard?", "Never")
-            return Asked(f"When is the {_n(one.kind)} heard?", _big(_when(one.spans)))
+            return Asked(f"When is the {_n(one.kind)} heard?", _big(phrases.times(one.spans)))
         case 3:
             second = int(rng.integers(SECONDS))
             now = [h for h in _in_order(heard) if _at(h.spans, second)]
@@ -289,12 +247,12 @@ def about_video(rng: np.random.Generator, seen: Sequence[Seen]) -> Asked:
     one = seen[int(rng.integers(len(seen)))]
     match int(rng.integers(4)):
         case 0:
-            parts = [f"{phrases.a(_n(p.kind))} {_when(p.spans)}" for p in seen]
+            parts = [f"{phrases.a(_n(p.kind))} {phrases.times(p.spans)}" for p in seen]
             return Asked("What is seen, and when?", _big(phrases.listing(parts)))
         case 1 | 2:
             if rng.random() < 0.15:
                 return Asked(f"When is the {_n(_absent(rng, [p.kind for p in seen]))} seen?", "Never")
-            return Asked(f"When is the {_n(one.kind)} seen?", _big(_when(one.spans)))
+            return Asked(f"When is the {_n(one.kind)} seen?", _big(phrases.times(one.spans)))
         case _:
             second = int(rng.integers(SECONDS))
             now = [p for p in seen if _at(p.spans, second)]
@@ -311,8 +269,8 @@ def about_both(rng: np.random.Generator, seen: Sequence[Seen], heard: Sequence[H
     by_kind = {h.kind: h for h in heard}
     match int(rng.integers(6)):
         case 0:
-            looks = [f"the {_n(p.kind)} {_when(p.spans)}" for p in seen]
-            sounds = [f"the {_n(h.kind)} {_when(h.spans)}" for h in _in_order(heard)]
+            looks = [f"the {_n(p.kind)} {phrases.times(p.spans)}" for p in seen]
+            sounds = [f"the {_n(h.kind)} {phrases.times(h.spans)}" for h in _in_order(heard)]
             return Asked(
                 "Who is seen when, and who is heard when?",
                 f"Seen: {phrases.listing(looks)}. Heard: {phrases.listing(sounds)}",
@@ -322,8 +280,8 @@ def about_both(rng: np.random.Generator, seen: Sequence[Seen], heard: Sequence[H
             for p in seen:
                 if p.kind in by_kind and (both := _together(p.spans, by_kind[p.kind].spans)):
                     parts.append(
-                        f"The {_n(p.kind)} is seen {phrases.seconds(p.spans)} and heard "
-                        f"{phrases.seconds(by_kind[p.kind].spans)}: both {_when(both)}"
+                        f"The {_n(p.kind)} is seen {phrases.times(p.spans)} and heard "
+                        f"{phrases.times(by_kind[p.kind].spans)}: {phrases.times(both)}"
                     )
             return Asked("Who is seen and heard at the same time, and when?", ". ".join(parts) or "Nobody")
         case 4:
@@ -369,8 +327,6 @@ def about_moment(rng: np.random.Generator, seen: Sequence[Seen], now: Sequence[H
         return _mark(
             rng, phrases.one(rng, ("what makes the sound", "who sounds", "all that sound")), [p.kind for p in sounding]
         )
-    if len(sounding) == 1 and rng.random() < 0.5:
-        return Asked("Where exactly is what makes the sound?", _big(_box(sounding[0].box)))
     if rng.random() < 0.7:
         parts = [f"the {_n(p.kind)}: {_box(p.box)}" for p in sounding]
         return Asked("Who makes the sound, and where exactly?", _big(". ".join(parts)) if parts else "Nobody")
@@ -408,22 +364,18 @@ def about_track(rng: np.random.Generator, seen: Sequence[Seen], heard: Sequence[
     return Asked(f"Where is {what}?", _big(". ".join(f"the {_n(p.kind)}: {_box(p.box)}" for p in who)))
 
 
-SHARES = {"still": 2, "sound": 2, "video": 1, "both": 3, "moment": 3, "track": 2}  # sort → how often
+SHARES = {"still": 1, "mark": 1, "sound": 2, "video": 1, "both": 3, "moment": 3, "track": 2}  # sort → how often
 OTHERS = 0.15  # of pictures are not chosen to go with their sound
-TURNS = 4  # questions of a conversation at most
-
-Talk = tuple[str, list[Asked], np.ndarray, np.ndarray]
 
 
-def conversations(rng: np.random.Generator, pools: Pools) -> Iterator[Talk]:
-    """Endless: sort, questions about the same media, what is seen [t Q D], what is heard [a Q D] (either may have no
-    item)."""
+def questions(rng: np.random.Generator, pools: Pools) -> Iterator[tuple[str, Asked, np.ndarray, np.ndarray]]:
+    """Endless: sort, question, what is seen [t Q D], what is heard [a Q D] (either may have no item)."""
     nothing = pools.stills.tokens[0, :0]
     shares = np.array([*SHARES.values()]) / sum(SHARES.values())
 
     def shown_with(pool: Pool, heard: Sequence[Heard]) -> int | None:
         """A picture or video for a sound, mostly with somebody in it who sounds; never a pair kept for testing. None
-        if none was found."""
+        if there seems to be none, as in a small pool."""
         wanted = [heard[k].kind for k in rng.permutation(len(heard))[: int(rng.integers(1, 4))]]
         for _ in range(30):
             at = pool.draw(rng, wanted if rng.random() > OTHERS else ())
@@ -433,42 +385,30 @@ def conversations(rng: np.random.Generator, pools: Pools) -> Iterator[Talk]:
 
     while True:
         sort = str(rng.choice(list(SHARES), p=shares))
-        if sort == "still":
-            tokens, seen = pools.stills.composed(rng, pools.stills.draw(rng))
-            yield sort, _several(rng, {about_still: (seen,), marked_alone: (seen,)}), tokens, nothing
+        if sort in ("still", "mark"):
+            at = pools.stills.draw(rng)
+            asked = (about_still if sort == "still" else marked_alone)(rng, pools.stills.who[at])
+            yield sort, asked, pools.stills.tokens[at], nothing
             continue
         if sort == "video":
-            tokens, seen = pools.videos.composed(rng, pools.videos.draw(rng))
-            yield sort, _several(rng, {about_video: (seen,)}), tokens, nothing
+            at = pools.videos.draw(rng)
+            yield sort, about_video(rng, pools.videos.who[at]), pools.videos.tokens[at], nothing
             continue
-        windows, heard = pools.sounds.composed(rng, pools.sounds.draw(rng))
+        track = pools.sounds.draw(rng)
+        heard, windows = pools.sounds.who[track], pools.sounds.tokens[track]
+        if sort == "sound":
+            yield sort, about_sound(rng, heard), nothing, windows
+            continue
         second = int(rng.integers(SECONDS))
         now = [h for h in heard if _at(h.spans, second)]
-        if sort == "sound":
-            yield sort, _several(rng, {about_sound: (heard,)}), nothing, windows
-            continue
         pool = pools.videos if sort == "both" else pools.stills
         at = shown_with(pool, now if sort == "moment" else heard)
         if at is None:
             continue
-        tokens, seen = pool.composed(rng, at)
+        tokens, seen = pool.tokens[at], pool.who[at]
         if sort == "both":
-            asks = {about_both: (seen, heard), about_sound: (heard,), about_video: (seen,)}
+            yield sort, about_both(rng, seen, heard), tokens, windows
         elif sort == "moment":
-            asks, windows = {about_moment: (seen, now), marked_alone: (seen,)}, windows[second : second + 1]
+            yield sort, about_moment(rng, seen, now), tokens, windows[second : second + 1]
         else:
-            asks = {about_track: (seen, heard), about_sound: (heard,)}
-        yield sort, _several(rng, asks), tokens, windows
-
-
-def _several(rng: np.random.Generator, asks: dict[Callable, tuple]) -> list[Asked]:
-    """Different questions; every second one is of the first sort, which is what the media are together for."""
-    found: dict[str, Asked] = {}
-    sorts = list(asks)
-    for _ in range(3 * TURNS):
-        about = sorts[0] if rng.random() < 0.5 else sorts[int(rng.integers(len(sorts)))]
-        asked = about(rng, *asks[about])
-        found.setdefault(asked.question, asked)
-        if len(found) == TURNS:
-            break
-    return list(found.values())
+            yield sort, about_track(rng, seen, heard), tokens, windows

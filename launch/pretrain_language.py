@@ -18,11 +18,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,129 +28,83 @@ import numpy as np
 import optax
 
 from configs import mini
-from crab_jax.batch import Example, FeatureSizes, pack
+from crab_jax.batch import Batch, Example, FeatureSizes, pack
 from crab_jax.config import build
 from crab_jax.groups import CheckpointError
 from crab_jax.layout import Layout
 from crab_jax.losses import row_nll
-from crab_jax.model import Crab, CrabConfig
+from crab_jax.model import Crab, CrabConfig, mask_states
 from crab_jax.nn.fused_attention import Segments
 from crab_jax.params import flatten, nest
 from crab_jax.starting import handed_on, newest_checkpoint
 from crab_jax.tasks.base import AUDIO, IMAGE, VIDEO
 from crab_jax.tokens import Tokenizer, build_prompt
 from data_pipelines.examples import assemble
-from launch.language_questions import Pool, Pools, conversations, render_sound, render_still, render_video
+from launch.language_questions import Pool, Pools, questions, render_sound, render_still, render_video
 from launch.part_scenes import NAMES, Job, rendered
 from launch.pretrain_parts import code_of, codes, nobody, optimizer_of, write
 
 MISFITS = 4
-LAYOUT = Layout(tokens=448, frames=32, windows=32, patch_rows=1, masks=9)
-
-
-class Talks(NamedTuple):
-    """A batch of packed conversations, with what the projectors say instead of pictures and sounds. R mask tokens."""
-
-    tokens: np.ndarray  # int32 [B L]
-    labels: np.ndarray  # int32 [B L], -1 where nothing is to be said: prompts, and questions between answers
-    segment: np.ndarray  # int32 [B L]
-    position: np.ndarray  # int32 [B L]
-    seen: np.ndarray  # float32 [B T·Q D]
-    heard: np.ndarray  # float32 [B A·Q D]
-    marks: np.ndarray  # int32 [B M R], positions of the states that predict the mask tokens
-    marked: np.ndarray  # float32 [B M kinds], 0 or 1: who is to be marked
-    there: np.ndarray  # float32 [B M], 0 where no mask is asked for
-
-
-@dataclasses.dataclass(frozen=True)
-class Talk:
-    """One conversation: its ids, which of its target is said by the model, its media, and who is marked in turn."""
-
-    example: Example
-    said: np.ndarray  # bool [target]
-    seen: np.ndarray
-    heard: np.ndarray
-    marked: list[tuple[str, ...]]
-
-    @property
-    def size(self) -> np.ndarray:
-        """Tokens, frames, windows, masks."""
-        text = len(self.example.prompt) + len(self.example.target)
-        return np.array([text, len(self.seen), len(self.heard), len(self.marked)])
+LAYOUT = Layout(tokens=400, frames=22, windows=22, patch_rows=1, masks=5)
 
 
 class Rows:
-    """Packs conversations into rows of `LAYOUT`."""
+    """Packs questions into rows of `LAYOUT`, with what the projectors say instead of pictures and sounds."""
 
     def __init__(self, pools: Pools, *, tokenizer: Tokenizer, seed: Sequence[int], rows: int):
         self._tokenizer, self._rows = tokenizer, rows
-        self._talks = conversations(np.random.default_rng(seed), pools)
-        self._waiting: list[Talk] = []
+        self._questions = questions(np.random.default_rng(seed), pools)
+        self._waiting: list[tuple] = []
         self._queries, self._width = pools.stills.tokens.shape[2:]
         self._sizes = FeatureSizes(image_size=1, frame_tokens=self._queries, window_tokens=self._queries, patch=1)
 
-    def _talk(self) -> Talk:
-        sort, asked, seen, heard = next(self._talks)
-        one = sort in ("still", "moment", "track")
+    def _example(self) -> tuple[Example, np.ndarray, np.ndarray, tuple[str, ...] | None]:
+        sort, asked, seen, heard = next(self._questions)
+        one = sort in ("still", "mark", "moment", "track")
         pictures = np.zeros((len(seen), 1, 1, 3), np.uint8)
         media = (IMAGE if one else VIDEO) * bool(len(seen)) + AUDIO * bool(len(heard))
-        ids = self._tokenizer.token_ids
         example = assemble(
             name=sort,
-            prompt=build_prompt(self._tokenizer, media + asked[0].question),
+            prompt=build_prompt(self._tokenizer, media + asked.question),
+            target=self._tokenizer.encode_target(asked.answer + ("" if asked.marked is not None else ".")),
             image=pictures if one and len(seen) else None,
             video=None if one or not len(seen) else pictures,
             fbank=np.zeros((len(heard), 1, 128), np.float32) if len(heard) else None,
-            ids=ids,
+            mask=None if asked.marked is None else np.zeros((1, 1), np.uint8),
+            ids=self._tokenizer.token_ids,
             sizes=self._sizes,
         )
-        target, said, marked = [], [], []
-        for turn, a in enumerate(asked):
-            again = self._tokenizer.encode(f"<s>[INST] {a.question} [/INST]") if turn else []
-            answer = self._tokenizer.encode_target(a.answer + ("" if a.marked is not None else "."))
-            if len(example.prompt) + len(target) + len(again) + len(answer) > LAYOUT.tokens:
-                break
-            target += [*again, *answer]
-            said += [False] * len(again) + [True] * len(answer)
-            marked += [] if a.marked is None else [a.marked]
-        if not target:
-            raise ValueError(f"{sort}: {asked[0].question!r} with its answer is longer than {LAYOUT.tokens} tokens")
-        return Talk(dataclasses.replace(example, target=target), np.array(said), seen, heard, marked)
+        return example, seen, heard, asked.marked
 
-    def __iter__(self) -> Iterator[Talks]:
-        ids, sizes = self._tokenizer.token_ids, dataclasses.asdict(self._sizes)
+    def __iter__(self) -> Iterator[tuple[Batch, np.ndarray, np.ndarray, np.ndarray]]:
+        """Batches with visual [B T·Q D] and audio tokens [B A·Q D], and who is marked [B M kinds] (0 or 1); float32."""
         while True:
-            rows = [list(self._row()) for _ in range(self._rows)]
-            batch = pack([[talk.example for talk in row] for row in rows], layout=LAYOUT, ids=ids, **sizes)
-            marks = np.zeros((len(rows), LAYOUT.masks, len(ids.masks)), np.int32)
-            marked = np.zeros((len(rows), LAYOUT.masks, len(NAMES)), np.float32)
-            there = np.zeros((len(rows), LAYOUT.masks), np.float32)
-            for r, row in enumerate(rows):
-                start = 0
-                for talk in row:
-                    first = start + len(talk.example.prompt) - 1  # its state predicts the first token of the target
-                    batch.labels[r, first : first + len(talk.said)][~talk.said] = -1
-                    start += talk.size[0]
-                runs = np.flatnonzero(batch.tokens[r] == ids.masks[0])
-                who = [names for talk in row for names in talk.marked]
-                for place, (run, names) in enumerate(zip(runs, who, strict=True)):
-                    marks[r, place], there[r, place] = run - 1 + np.arange(len(ids.masks)), 1
-                    marked[r, place, [NAMES.index(name) for name in names]] = 1
-            seen = np.stack([self._joined([talk.seen for talk in row], LAYOUT.frames) for row in rows])
-            heard = np.stack([self._joined([talk.heard for talk in row], LAYOUT.windows) for row in rows])
-            yield Talks(batch.tokens, batch.labels, batch.segment, batch.position, seen, heard, marks, marked, there)
+            packed, seen, heard = [], [], []
+            marked = np.zeros((self._rows, LAYOUT.masks, len(NAMES)), np.float32)
+            for row in range(self._rows):
+                found = list(self._row())
+                packed.append([f[0] for f in found])
+                seen.append(self._joined([f[1] for f in found], LAYOUT.frames))
+                heard.append(self._joined([f[2] for f in found], LAYOUT.windows))
+                for place, who in enumerate(f[3] for f in found if f[3] is not None):
+                    for kind in who:
+                        marked[row, place, NAMES.index(kind)] = 1
+            ids, sizes = self._tokenizer.token_ids, dataclasses.asdict(self._sizes)
+            yield pack(packed, layout=LAYOUT, ids=ids, **sizes), np.stack(seen), np.stack(heard), marked
 
-    def _row(self) -> Iterator[Talk]:
+    def _row(self) -> Iterator[tuple]:
         """Those that did not fit elsewhere, as far as they fit here, then new ones until `MISFITS` did not."""
         room = np.array([LAYOUT.tokens, LAYOUT.frames, LAYOUT.windows, LAYOUT.masks])
         waiting, self._waiting = self._waiting, []
         while len(self._waiting) < MISFITS:
-            talk = waiting.pop(0) if waiting else self._talk()
-            if (room < talk.size).any():
-                self._waiting.append(talk)
+            found = waiting.pop(0) if waiting else self._example()
+            example, seen, heard, who = found
+            size = (len(example.prompt) + len(example.target), len(seen), len(heard), int(who is not None))
+            if (room < size).any():
+                self._waiting.append(found)
                 continue
-            room = room - talk.size
-            yield talk
+            room = room - size
+            yield found
         self._waiting += waiting
 
     def _joined(self, some: list[np.ndarray], items: int) -> np.ndarray:
@@ -180,9 +132,12 @@ def pools_of(config: CrabConfig, args: argparse.Namespace, split: str, share: fl
 
     def pool(render: Callable, count: int, encode: Callable) -> Pool:
         jobs = [Job(split, k, args.seed, config.clip.image_size, 0) for k in range(max(round(count * share), 8))]
-        pieces = []
-        media, who, *there = zip(*rendered(render, jobs, args.jobs))
-        each, flat = len(media[0]), np.concatenate(media)
+        media, who, pieces = [], [], []
+        found = rendered(render, jobs, args.jobs)
+        each = len(found[0][0])
+        for some, names in found:
+            media.append(some), who.append(names)
+        flat = np.concatenate(media)
         for at in range(0, len(flat), 64):
             some = flat[at : at + 64]
             whole = np.concatenate([some, np.repeat(some[-1:], 64 - len(some), axis=0)])
@@ -190,7 +145,7 @@ def pools_of(config: CrabConfig, args: argparse.Namespace, split: str, share: fl
         tokens = np.concatenate(pieces)
         kept = [k for k, names in enumerate(who) if names]
         tokens = tokens.reshape(len(who), each, *tokens.shape[1:])[kept]
-        return Pool.made(tokens, *([column[k] for k in kept] for column in (who, *there)))
+        return Pool.made(tokens, [who[k] for k in kept])
 
     return Pools(
         stills=pool(render_still, args.stills, look),
@@ -199,7 +154,7 @@ def pools_of(config: CrabConfig, args: argparse.Namespace, split: str, share: fl
     )
 
 
-def losses(model: Crab, params, talks: Talks):
+def losses(model: Crab, ids, params, batch: Batch, seen, heard, marked):
     """What one batch says, as sums.
 
     Returns:
@@ -209,14 +164,13 @@ def losses(model: Crab, params, talks: Talks):
 
     def states_and_logits(m: Crab, tokens, seen, heard):
         x = m.place(tokens, seen, heard)
-        states, _, _ = m.llama(x, talks.position, Segments(talks.segment))
+        states, _, _ = m.llama(x, batch.position, Segments(batch.segment))
         return states, m.llama.logits(states)
 
-    states, logits = model.apply({"params": params}, talks.tokens, talks.seen, talks.heard, method=states_and_logits)
-    nll, count = row_nll(logits, talks.labels)
-    b, m, k = talks.marks.shape
-    said = jnp.take_along_axis(states, talks.marks.reshape(b, m * k, 1), axis=1).reshape(b, m, k, -1)  # [B M R D]
-    there, marked = talks.there, talks.marked
+    states, logits = model.apply({"params": params}, batch.tokens, seen, heard, method=states_and_logits)
+    nll, count = row_nll(logits, batch.labels)
+    said = mask_states(states, batch, ids)  # [B M K D]
+    there = (batch.mask_segment > 0).astype(jnp.float32)
     width, many = said.shape[-1], marked.sum(-1)
     wanted = code_of(marked, width)
     off = (jnp.square(said - wanted[:, :, None]).mean((-1, -2)) * there).sum()
@@ -240,7 +194,7 @@ def _earlier(path: pathlib.Path, wanted: dict[str, jax.Array]) -> dict:
 
 def train(config: CrabConfig, args: argparse.Namespace) -> None:
     """Renders, trains, prints what unseen scenes say, writes the language model."""
-    tokenizer = Tokenizer.tiny()
+    tokenizer, ids = Tokenizer.tiny(), config.token_ids
     only = dataclasses.replace(
         config, llama=dataclasses.replace(config.llama, lora=None), clip=None, beats=None, vl_projector=None,
         al_projector=None, mask_decoder=None,
@@ -263,18 +217,18 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
     optimizer = optimizer_of(args)
     state = optimizer.init(params)
 
-    def loss(params, talks):
-        nll, count, off, masks, right, alone = losses(model, params, talks)
+    def loss(params, *batch):
+        nll, count, off, masks, right, alone = losses(model, ids, params, *batch)
         text, code = nll / jnp.maximum(count, 1), off / jnp.maximum(masks, 1)
         return text + args.marking * code, jnp.stack([nll, count, off, masks, right, alone])
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params, state, talks):
-        (_, told), grads = jax.value_and_grad(loss, has_aux=True)(params, talks)
+    @jax.jit
+    def step(params, state, *batch):
+        (_, told), grads = jax.value_and_grad(loss, has_aux=True)(params, *batch)
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, told
 
-    judge = jax.jit(lambda params, talks: loss(params, talks)[1])
+    judge = jax.jit(lambda params, *batch: loss(params, *batch)[1])
 
     def line(told: np.ndarray) -> str:
         nll, count, off, masks, right, alone = told
@@ -282,10 +236,10 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
 
     started, recent = time.monotonic(), np.zeros(6)
     for n in range(1, args.steps + 1):
-        params, state, told = step(params, state, next(rows))
+        params, state, told = step(params, state, *next(rows))
         recent = recent + np.asarray(told)
         if n % args.log_every == 0 or n == args.steps:
-            held = sum(np.asarray(judge(params, talks)) for talks in unseen)
+            held = sum(np.asarray(judge(params, *batch)) for batch in unseen)
             spent = time.monotonic() - started
             print(f"step {n}/{args.steps} | {spent:.0f} s | training {line(recent)} | unseen {line(held)}", flush=True)
             recent = np.zeros(6)
@@ -305,7 +259,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--videos", type=int, default=1200, help="of ten pictures (default 1200)")
     add("--sounds", type=int, default=3000, help="of ten seconds (default 3000)")
     add("--steps", type=int, default=4500, help="optimizer steps (default 4500)")
-    add("--rows", type=int, default=3, help=f"of a step, of {LAYOUT.tokens} tokens (default 3)")
+    add("--rows", type=int, default=4, help=f"of a step, of {LAYOUT.tokens} tokens (default 4)")
     add("--rate", type=float, default=1.5e-3, help="peak learning rate (default 1.5e-3)")
     add("--marking", type=float, default=0.5, help="weight of codes beside words (default 0.5)")
     add("--seed", type=int, default=3, help="of scenes, questions and first weights (default 3)")

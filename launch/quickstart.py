@@ -23,7 +23,7 @@ from collections.abc import Iterator
 TRAINED_ON = 11  # seed of the world of crab-mini, see launch/train_mini.sh
 SIZE = (160, 120)
 DTYPE = "float32"
-TOKENS = 360  # of an answer at most
+TOKENS = 160  # of an answer at most
 
 
 def main(argv: list[str] | None = None) -> int:

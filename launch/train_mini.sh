@@ -58,7 +58,7 @@ stage() { # NAME CORES
 language() { # reads what eye, ear and projectors say; an interrupt starts it over
   [ -f "$RUNS/language.safetensors" ] && return
   python -m launch.pretrain_language --parts "$RUNS" --out "$RUNS/language.unfinished.safetensors" \
-    --stills "$(times 3000 60)" --videos "$(times 1500 60)" --sounds "$(times 2500 60)" --steps "$(times 9000)" \
+    --stills "$(times 3000 60)" --videos "$(times 1200 60)" --sounds "$(times 3000 60)" --steps "$(times 4500)" \
     > "$RUNS/language.log" 2>&1 &&
     mv "$RUNS/language.unfinished.safetensors" "$RUNS/language.safetensors"
 }
@@ -80,24 +80,24 @@ both "part eye 6000 3600" "part ear 3500 3600"
 
 say "rendering"
 # What of the test splits is rendered with a share of the training split.
-world 1500 0.01 pretrain-image
-world 600 0.02 pretrain-audio
-world 600 0.02 pretrain-seg
-world 800 0.1 s4
+world 5000 0.01 pretrain-image
+world 1800 0.01 pretrain-audio
+world 1500 0.02 pretrain-seg
+world 1000 0.1 s4
 world 600 0.1 arig
 world 400 0.15 ms3
-world 500 0.12 ave avvp
-world 400 0.12 avcap
+world 900 0.1 ave avvp
+world 700 0.1 avcap
 world 260 0.15 avss
 world 450 0.1 ref-avs
-world 150 0.2 avqa
+world 200 0.15 avqa
 say "building shards"
 crab data build pretrain-image pretrain-seg pretrain-audio avqa ave avvp arig s4 ms3 avss ref-avs avcap \
   --root "$RUNS/world" --out "$RUNS/shards" --size 112 --jobs "$JOBS"
 
 both "part vl_projector 10000 9000 --rows 48 --rate 2e-3 --seed 2 --encoder $RUNS/eye.safetensors" \
   "part al_projector 2500 2500 --rows 32 --rate 2e-3 --encoder $RUNS/ear.safetensors"
-both "part decoder 6000 6000 --rows 8 --rate 2e-3 --seed 2 --encoder $RUNS/eye.safetensors" language
+both "part decoder 4000 3200 --rows 8 --rate 2e-3 --seed 2 --encoder $RUNS/eye.safetensors" language
 for name in visual_pretrain audio_pretrain seg_pretrain finetune; do
   say "stage $name"
   stage "$name" 2

@@ -26,9 +26,10 @@ _AVE_LINK = (
     "both senses meet at the {noun}.",
 )
 _AVE_TIMES = (
-    "it is seen {seen} and heard {heard}: both {both}.",
-    "it is visible {seen} and audible {heard}, both {both}.",
-    "seen {seen}, heard {heard}, together {both}.",
+    "it is seen {seen} and heard {heard}.",
+    "it is visible {seen} and audible {heard}.",
+    "seen {seen}, heard {heard}.",
+    "it sounds {heard} and shows itself {seen}.",
 )
 AVE_CLAUSE = "So the audible and visible event in the video is <event> {event} </event>, and the time range is {range}."
 
@@ -56,13 +57,12 @@ def ave(order: Order, studio: Studio) -> Entry:
     folder = order.root / "AVE_Dataset"
     studio.video(studio.stage(scene), folder / "AVE" / f"{vid}.mp4", folder / "audio_data" / f"{vid}.mp3")
     kind = performers[who].kind
-    spelt = {name: phrases.seconds([span]) for name, span in (("seen", seen), ("heard", heard), ("both", (start, end)))}
     reasoning = " ".join(
         (
             phrases.seen(rng, [p.kind for p in performers if p.seen]),
             phrases.heard(rng, [p.kind for p in performers if p.heard]),
             phrases.say(rng, _AVE_LINK, noun=phrases.noun(kind)),
-            phrases.say(rng, _AVE_TIMES, **spelt),
+            phrases.say(rng, _AVE_TIMES, seen=phrases.times([seen]), heard=phrases.times([heard])),
         )
     )
     event = KINDS[kind].names["ave"]
@@ -136,12 +136,12 @@ def _tags(sense: str, found: list[tuple[str, list[Span]]]) -> str:
 def _parsed_aloud(rng, performers: list[Performer]) -> str:
     """Who is seen when, who is heard when; both in any order."""
     lines = [
-        phrases.say(rng, _AVVP_SEEN, the=f"the {phrases.noun(p.kind)}", times=phrases.seconds(p.seen))
+        phrases.say(rng, _AVVP_SEEN, the=f"the {phrases.noun(p.kind)}", times=phrases.times(p.seen))
         for p in performers
         if p.seen
     ]
     lines += [
-        phrases.say(rng, _AVVP_HEARD, sound=KINDS[p.kind].sound, times=phrases.seconds(p.heard))
+        phrases.say(rng, _AVVP_HEARD, sound=KINDS[p.kind].sound, times=phrases.times(p.heard))
         for p in performers
         if p.heard
     ]

@@ -58,12 +58,6 @@ def times(spans: Sequence[Sequence[float]]) -> str:
     return listing([f"from {round(start)} to {round(end)}" for start, end in spans]) + " seconds"
 
 
-def seconds(spans: Sequence[Sequence[float]]) -> str:
-    """`in the seconds 2 3 4 7 8`: each second by its number, the end of an interval is no longer in it."""
-    inside = [str(k) for start, end in spans for k in range(round(start), round(end))]
-    return f"in the second{'s' * (len(inside) > 1)} {' '.join(inside)}"
-
-
 ON = {"left": "on the left", "middle": "in the middle", "right": "on the right"}  # side → where
 SETTING = {
     "hall": ("on a stage", "in a hall", "on a lit stage", "indoors", "in a concert hall"),
