@@ -1,7 +1,7 @@
 """What a language model is asked that has to learn to look somebody up and to tell the time.
 
-Pictures, videos and sounds are rendered once, with what is true about them; every question takes some of them and
-puts them together anew.
+None of these questions is one of the nine tasks (`launch.task_questions`). They say more about less: who is where, who
+is seen when, who is heard when and how loudly, and who of all makes the sound.
 """
 
 from __future__ import annotations
@@ -12,120 +12,34 @@ from typing import Any
 
 import numpy as np
 
+from crab_jax.tasks.base import AUDIO, IMAGE, VIDEO
 from crab_jax.tokens import MASK_RUN
-from data_pipelines.fbank import normalised_fbank
 from data_pipelines.world import phrases
-from data_pipelines.world.casting import Casting, names_in, pretending, reserved_pair, timed
+from data_pipelines.world.casting import Casting, reserved_pair
 from data_pipelines.world.kinds import KINDS
-from data_pipelines.world.orders import RATE_HZ
-from data_pipelines.world.pretraining import draw_scene
-from launch.part_scenes import NAMES, SECONDS, Job, shown, studio
-
-Spans = tuple[tuple[int, int], ...]
-Box = tuple[int, int, int, int]
-
-
-# ------------------------------------------------------------------------------------------------- what there is
+from launch.language_media import Box, Heard, Pools, Seen, Spans, at
+from launch.part_scenes import NAMES, SECONDS
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
-    """Somebody in a picture (`box`, in the 224 grid), or on the stage of a video (`spans`, whole seconds)."""
+class Lesson:
+    """What is asked and answered, once.
 
-    kind: str
-    box: Box | None = None
-    spans: Spans = ()
+    Attributes:
+        sort: of question, for people.
+        prompt: with the tags of its media, in their order.
+        target: the answer, without what ends it.
+        seen: what the projector says of the pictures, float16 [t Q D]; t may be 0.
+        heard: of the windows, float16 [a Q D]; a may be 0.
+        marked: kinds that the mask in the answer marks, perhaps none; None: no mask.
+    """
 
-
-@dataclasses.dataclass(frozen=True)
-class Heard:
-    """Somebody in a sound."""
-
-    kind: str
-    spans: Spans
-    loudness: float
-
-
-def render_still(job: Job) -> list[tuple[np.ndarray, tuple[Seen, ...]]]:
-    """Two pictures, uint8 [1 S S 3], each with who is seen from left to right."""
-    order = job.order("language still", (160, 120))
-    rng = order.rng()
-    scene = draw_scene(Casting.of(rng, job.split), order, 5, (1, 2, 2, 3, 3, 4))
-    stage, out = studio().stage(scene), []
-    for moment in rng.uniform(0, 5, 2):
-        shot = stage.shot(float(moment))
-        who = tuple(Seen(p.kind, box) for p, box in zip(scene.performers, shot.boxes(224)) if box)
-        out.append((shown(shot.frame, rng, job.image_size)[None], who))
-    return out
-
-
-def render_video(job: Job) -> list[tuple[np.ndarray, tuple[Seen, ...]]]:
-    """A picture of every second, uint8 [10 S S 3], with who is seen when; all of them move as if they sounded."""
-    order = job.order("language video", (160, 120))
-    rng = order.rng()
-    casting = Casting.of(rng, job.split)
-    cast = casting.stand(names_in("avss"), int(rng.choice((1, 2, 3), p=(0.3, 0.4, 0.3))))
-    always = ((0, SECONDS),)
-    cast = [
-        timed(pretending(casting, p, SECONDS), seen=casting.spans(SECONDS) if casting.chance(0.7) else always)
-        for p in cast
-    ]
-    stage = studio().stage(casting.scene(cast, duration_s=SECONDS, fps=1, size=order.size))
-    frames = [shown(stage.shot(float(second)).frame, rng, job.image_size) for second in range(SECONDS)]
-    return [(np.stack(frames), tuple(Seen(p.kind, spans=_whole(p.seen)) for p in cast))]
-
-
-def render_sound(job: Job) -> list[tuple[np.ndarray, tuple[Heard, ...]]]:
-    """A window of every second, float16 [10 F 128], with who is heard when and how loudly."""
-    order = job.order("language sound", (32, 32))
-    rng = order.rng()
-    casting = Casting.of(rng, job.split)
-    cast = casting.stand(names_in("avss"), 0, int(rng.choice((1, 2, 3), p=(0.35, 0.4, 0.25))))
-    cast = [timed(p, heard=casting.spans(SECONDS), loudness=casting.loudness()) for p in cast]
-    scene = casting.scene(cast, duration_s=SECONDS, fps=1, size=order.size)
-    wave = studio().stage(scene).sound(rate_hz=RATE_HZ).mean(1).astype(np.float32)
-    windows = normalised_fbank(wave.reshape(SECONDS, RATE_HZ)).astype(np.float16)
-    return [(windows, tuple(Heard(p.kind, _whole(p.heard), p.loudness) for p in cast))]
-
-
-def _whole(spans: Sequence[tuple[float, float]]) -> Spans:
-    return tuple((round(a), round(b)) for a, b in spans)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pool:
-    """Everything of one sort: tokens float16 [n, items, queries, width], who is in it, and kind → where it is found."""
-
-    tokens: np.ndarray
-    who: list[tuple]
-    of: dict[str, list[int]]
-
-    @classmethod
-    def made(cls, tokens: np.ndarray, who: list[tuple]) -> Pool:
-        of: dict[str, list[int]] = {name: [] for name in NAMES}
-        for at, some in enumerate(who):
-            for kind in {x.kind for x in some}:
-                of[kind].append(at)
-        return cls(tokens, who, of)
-
-    def draw(self, rng: np.random.Generator, wanted: Sequence[str] = ()) -> int:
-        """One of them; if it can be, one with all that are wanted, or else with the first of them."""
-        options = self.of[wanted[0]] if wanted else []
-        for kind in wanted[1:]:
-            options = [at for at in options if any(x.kind == kind for x in self.who[at])] or options
-        return int(options[rng.integers(len(options))]) if options else int(rng.integers(len(self.who)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Pools:
-    """All that questions are about."""
-
-    stills: Pool
-    videos: Pool
-    sounds: Pool
-
-
-# ---------------------------------------------------------------------------------------------------- questions
+    sort: str
+    prompt: str
+    target: str
+    seen: np.ndarray
+    heard: np.ndarray
+    marked: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +121,7 @@ def about_sound(rng: np.random.Generator, heard: Sequence[Heard]) -> Asked:
             return Asked(f"When is the {_n(one.kind)} heard?", _big(phrases.times(one.spans)))
         case 3:
             second = int(rng.integers(SECONDS))
-            now = [h for h in _in_order(heard) if _at(h.spans, second)]
+            now = [h for h in _in_order(heard) if at(h.spans, second)]
             return Asked(
                 f"What is heard from {second} to {second + 1} seconds?", _big(_list(now)) if now else "Nothing"
             )
@@ -238,10 +152,6 @@ def about_sound(rng: np.random.Generator, heard: Sequence[Heard]) -> Asked:
             return Asked(f"Is {phrases.a(_n(kind))} heard?", "Yes" if there else "No")
 
 
-def _at(spans: Spans, second: int) -> bool:
-    return any(a <= second < b for a, b in spans)
-
-
 def about_video(rng: np.random.Generator, seen: Sequence[Seen]) -> Asked:
     """Who is seen when."""
     one = seen[int(rng.integers(len(seen)))]
@@ -255,7 +165,7 @@ def about_video(rng: np.random.Generator, seen: Sequence[Seen]) -> Asked:
             return Asked(f"When is the {_n(one.kind)} seen?", _big(phrases.times(one.spans)))
         case _:
             second = int(rng.integers(SECONDS))
-            now = [p for p in seen if _at(p.spans, second)]
+            now = [p for p in seen if at(p.spans, second)]
             return Asked(f"What is seen from {second} to {second + 1} seconds?", _big(_list(now)) if now else "Nobody")
 
 
@@ -364,51 +274,75 @@ def about_track(rng: np.random.Generator, seen: Sequence[Seen], heard: Sequence[
     return Asked(f"Where is {what}?", _big(". ".join(f"the {_n(p.kind)}: {_box(p.box)}" for p in who)))
 
 
-SHARES = {"still": 1, "mark": 1, "sound": 2, "video": 1, "both": 3, "moment": 3, "track": 2}  # sort → how often
+SHARES = {"still": 1, "mark": 1, "sound": 2, "video": 1, "both": 3, "moment": 2, "track": 2}  # sort → how often
 OTHERS = 0.15  # of pictures are not chosen to go with their sound
 
 
-def questions(rng: np.random.Generator, pools: Pools) -> Iterator[tuple[str, Asked, np.ndarray, np.ndarray]]:
-    """Endless: sort, question, what is seen [t Q D], what is heard [a Q D] (either may have no item)."""
-    nothing = pools.stills.tokens[0, :0]
+def questions(rng: np.random.Generator, pools: Pools) -> Iterator[Lesson]:
+    """Endless."""
+    casting, nothing = Casting(rng, False), pools.stills.tokens[0, :0]
     shares = np.array([*SHARES.values()]) / sum(SHARES.values())
 
-    def shown_with(pool: Pool, heard: Sequence[Heard]) -> int | None:
+    def lesson(sort: str, asked: Asked, seen=nothing, heard=nothing) -> Lesson:
+        media = (IMAGE if len(seen) == 1 else VIDEO) * bool(len(seen)) + AUDIO * bool(len(heard))
+        target = asked.answer + ("" if asked.marked is not None else ".")
+        return Lesson(sort, media + asked.question, target, seen, heard, asked.marked)
+
+    def sound() -> tuple[np.ndarray, tuple[Heard, ...]]:
+        k = pools.sounds.draw(rng)
+        who = pools.sounds.who[k]
+        chosen = sorted(rng.permutation(len(who))[: int(rng.integers(1, 4))])
+        heard = tuple(dataclasses.replace(who[c], spans=casting.spans(SECONDS)) for c in chosen)
+        return pools.sounds.composed(rng, k, {h.kind: h.spans for h in heard}, SECONDS), heard
+
+    def video(k: int) -> tuple[np.ndarray, tuple[Seen, ...]]:
+        always = ((0, SECONDS),)
+        seen = tuple(
+            dataclasses.replace(s, spans=casting.spans(SECONDS) if casting.chance(0.7) else always)
+            for s in pools.videos.who[k]
+        )
+        return pools.videos.composed(rng, k, {s.kind: s.spans for s in seen}, SECONDS), seen
+
+    def shown_with(pool, heard: Sequence[Heard]) -> int | None:
         """A picture or video for a sound, mostly with somebody in it who sounds; never a pair kept for testing. None
         if there seems to be none, as in a small pool."""
         wanted = [heard[k].kind for k in rng.permutation(len(heard))[: int(rng.integers(1, 4))]]
         for _ in range(30):
-            at = pool.draw(rng, wanted if rng.random() > OTHERS else ())
-            if not any(reserved_pair(p.kind, h.kind) for p in pool.who[at] for h in heard if p.kind != h.kind):
-                return at
+            k = None if rng.random() < OTHERS else pool.draw(rng, wanted)
+            if k is None:
+                k = pool.draw(rng, wanted[:1] if rng.random() > OTHERS else ())
+            if k is not None and not any(
+                reserved_pair(p.kind, h.kind) for p in pool.who[k] for h in heard if p.kind != h.kind
+            ):
+                return k
         return None
 
     while True:
         sort = str(rng.choice(list(SHARES), p=shares))
         if sort in ("still", "mark"):
-            at = pools.stills.draw(rng)
-            asked = (about_still if sort == "still" else marked_alone)(rng, pools.stills.who[at])
-            yield sort, asked, pools.stills.tokens[at], nothing
+            k = pools.stills.draw(rng)
+            asked = (about_still if sort == "still" else marked_alone)(rng, pools.stills.who[k])
+            yield lesson(sort, asked, pools.stills.tokens[k])
             continue
         if sort == "video":
-            at = pools.videos.draw(rng)
-            yield sort, about_video(rng, pools.videos.who[at]), pools.videos.tokens[at], nothing
+            tokens, seen = video(pools.videos.draw(rng))
+            yield lesson(sort, about_video(rng, seen), tokens)
             continue
-        track = pools.sounds.draw(rng)
-        heard, windows = pools.sounds.who[track], pools.sounds.tokens[track]
+        windows, heard = sound()
         if sort == "sound":
-            yield sort, about_sound(rng, heard), nothing, windows
+            yield lesson(sort, about_sound(rng, heard), heard=windows)
             continue
         second = int(rng.integers(SECONDS))
-        now = [h for h in heard if _at(h.spans, second)]
-        pool = pools.videos if sort == "both" else pools.stills
-        at = shown_with(pool, now if sort == "moment" else heard)
-        if at is None:
+        now = [h for h in heard if at(h.spans, second)]
+        k = shown_with(pools.videos if sort == "both" else pools.stills, now if sort == "moment" else heard)
+        if k is None:
             continue
-        tokens, seen = pool.tokens[at], pool.who[at]
         if sort == "both":
-            yield sort, about_both(rng, seen, heard), tokens, windows
-        elif sort == "moment":
-            yield sort, about_moment(rng, seen, now), tokens, windows[second : second + 1]
+            tokens, seen = video(k)
+            yield lesson(sort, about_both(rng, seen, heard), tokens, windows)
+            continue
+        tokens, seen = pools.stills.tokens[k], pools.stills.who[k]
+        if sort == "moment":
+            yield lesson(sort, about_moment(rng, seen, now), tokens, windows[second : second + 1])
         else:
-            yield sort, about_track(rng, seen, heard), tokens, windows
+            yield lesson(sort, about_track(rng, seen, heard), tokens, windows)

@@ -37,44 +37,51 @@ from crab_jax.model import Crab, CrabConfig, mask_states
 from crab_jax.nn.fused_attention import Segments
 from crab_jax.params import flatten, nest
 from crab_jax.starting import handed_on, newest_checkpoint
-from crab_jax.tasks.base import AUDIO, IMAGE, VIDEO
-from crab_jax.tokens import Tokenizer, build_prompt
+from crab_jax.tokens import IMAGE, VIDEO, Tokenizer, build_prompt
 from data_pipelines.examples import assemble
-from launch.language_questions import Pool, Pools, questions, render_sound, render_still, render_video
+from launch.language_media import Pool, Pools, Rendered, render_concert, render_sound, render_still, render_video
+from launch.language_questions import Lesson, questions
 from launch.part_scenes import NAMES, Job, rendered
 from launch.pretrain_parts import code_of, codes, nobody, optimizer_of, write
+from launch.task_questions import tasks
 
 MISFITS = 4
 LAYOUT = Layout(tokens=400, frames=22, windows=22, patch_rows=1, masks=5)
 
 
-class Rows:
-    """Packs questions into rows of `LAYOUT`, with what the projectors say instead of pictures and sounds."""
+def lessons(rng: np.random.Generator, pools: Pools, share: float) -> Iterator[Lesson]:
+    """Endless; such a share of them are of the nine tasks."""
+    of_tasks, others = tasks(rng, pools), questions(rng, pools)
+    while True:
+        yield next(of_tasks if rng.random() < share else others)
 
-    def __init__(self, pools: Pools, *, tokenizer: Tokenizer, seed: Sequence[int], rows: int):
+
+class Rows:
+    """Packs lessons into rows of `LAYOUT`, with what the projectors say instead of pictures and sounds."""
+
+    def __init__(self, pools: Pools, *, tokenizer: Tokenizer, seed: Sequence[int], rows: int, tasks: float):
         self._tokenizer, self._rows = tokenizer, rows
-        self._questions = questions(np.random.default_rng(seed), pools)
+        self._lessons = lessons(np.random.default_rng(seed), pools, tasks)
         self._waiting: list[tuple] = []
         self._queries, self._width = pools.stills.tokens.shape[2:]
         self._sizes = FeatureSizes(image_size=1, frame_tokens=self._queries, window_tokens=self._queries, patch=1)
 
     def _example(self) -> tuple[Example, np.ndarray, np.ndarray, tuple[str, ...] | None]:
-        sort, asked, seen, heard = next(self._questions)
-        one = sort in ("still", "mark", "moment", "track")
-        pictures = np.zeros((len(seen), 1, 1, 3), np.uint8)
-        media = (IMAGE if one else VIDEO) * bool(len(seen)) + AUDIO * bool(len(heard))
+        lesson = next(self._lessons)
+        pictures = np.zeros((len(lesson.seen), 1, 1, 3), np.uint8)
+        one = IMAGE in lesson.prompt
         example = assemble(
-            name=sort,
-            prompt=build_prompt(self._tokenizer, media + asked.question),
-            target=self._tokenizer.encode_target(asked.answer + ("" if asked.marked is not None else ".")),
-            image=pictures if one and len(seen) else None,
-            video=None if one or not len(seen) else pictures,
-            fbank=np.zeros((len(heard), 1, 128), np.float32) if len(heard) else None,
-            mask=None if asked.marked is None else np.zeros((1, 1), np.uint8),
+            name=lesson.sort,
+            prompt=build_prompt(self._tokenizer, lesson.prompt),
+            target=self._tokenizer.encode_target(lesson.target),
+            image=pictures if one else None,
+            video=pictures if VIDEO in lesson.prompt else None,
+            fbank=np.zeros((len(lesson.heard), 1, 128), np.float32) if len(lesson.heard) else None,
+            mask=None if lesson.marked is None else np.zeros((1, 1), np.uint8),
             ids=self._tokenizer.token_ids,
             sizes=self._sizes,
         )
-        return example, seen, heard, asked.marked
+        return example, lesson.seen, lesson.heard, lesson.marked
 
     def __iter__(self) -> Iterator[tuple[Batch, np.ndarray, np.ndarray, np.ndarray]]:
         """Batches with visual [B T·Q D] and audio tokens [B A·Q D], and who is marked [B M kinds] (0 or 1); float32."""
@@ -130,27 +137,29 @@ def pools_of(config: CrabConfig, args: argparse.Namespace, split: str, share: fl
         whole = windows[:, : rows * config.beats.input_patch_size].astype(jnp.float32)
         return model.apply(variables, whole, jnp.full(len(whole), rows, jnp.int32), method="encode_windows")
 
-    def pool(render: Callable, count: int, encode: Callable) -> Pool:
+    def rendered_some(render: Callable, count: int) -> list:
         jobs = [Job(split, k, args.seed, config.clip.image_size, 0) for k in range(max(round(count * share), 8))]
-        media, who, pieces = [], [], []
-        found = rendered(render, jobs, args.jobs)
-        each = len(found[0][0])
-        for some, names in found:
-            media.append(some), who.append(names)
-        flat = np.concatenate(media)
+        return rendered(render, jobs, args.jobs)
+
+    def pool(found: list[Rendered], encode: Callable) -> Pool:
+        pieces, each = [], len(found[0].media)
+        flat = np.concatenate([r.media for r in found])
         for at in range(0, len(flat), 64):
             some = flat[at : at + 64]
             whole = np.concatenate([some, np.repeat(some[-1:], 64 - len(some), axis=0)])
             pieces.append(np.asarray(encode(whole))[: len(some)].astype(np.float16))
         tokens = np.concatenate(pieces)
-        kept = [k for k, names in enumerate(who) if names]
-        tokens = tokens.reshape(len(who), each, *tokens.shape[1:])[kept]
-        return Pool.made(tokens, [who[k] for k in kept])
+        return Pool.made(tokens.reshape(len(found), each, *tokens.shape[1:]), found)
 
+    played = rendered_some(render_concert, args.concerts)
+    played = [(played[k], played[k + 1]) for k in range(0, len(played), 2)]
+    played = [(look_at, listen_to) for look_at, listen_to in played if look_at.who and listen_to.who]
     return Pools(
-        stills=pool(render_still, args.stills, look),
-        videos=pool(render_video, args.videos, look),
-        sounds=pool(render_sound, args.sounds, listen),
+        stills=pool(rendered_some(render_still, args.stills), look),
+        videos=pool(rendered_some(render_video, args.videos), look),
+        sounds=pool(rendered_some(render_sound, args.sounds), listen),
+        looks=pool([one for one, _ in played], look),
+        tones=pool([other for _, other in played], listen),
     )
 
 
@@ -210,7 +219,7 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
 
     def drawn(split: str, share: float, number: int) -> Iterator:
         pools = pools_of(config, args, split, share)
-        return iter(Rows(pools, tokenizer=tokenizer, seed=(args.seed, number), rows=args.rows))
+        return iter(Rows(pools, tokenizer=tokenizer, seed=(args.seed, number), rows=args.rows, tasks=args.tasks))
 
     others, rows = drawn("val", 0.04, 2), drawn("train", 1.0, 1)
     unseen = [next(others) for _ in range(max(32 // args.rows, 1))]
@@ -255,9 +264,11 @@ def main(argv: list[str] | None = None) -> None:
     add("--parts", type=path, required=True, metavar="DIR", help="with eye, ear and both projectors, as safetensors")
     add("--out", type=path, required=True, help="safetensors file to write")
     add("--start", type=path, metavar="FILE", help="an earlier one to go on from")
+    add("--tasks", type=float, default=0.7, help="share of the lessons that are of the nine tasks (default 0.7)")
     add("--stills", type=int, default=3000, help="scenes with two pictures each (default 3000)")
     add("--videos", type=int, default=1200, help="of ten pictures (default 1200)")
-    add("--sounds", type=int, default=3000, help="of ten seconds (default 3000)")
+    add("--sounds", type=int, default=3000, help="of sixteen seconds (default 3000)")
+    add("--concerts", type=int, default=800, help="of a minute (default 800)")
     add("--steps", type=int, default=4500, help="optimizer steps (default 4500)")
     add("--rows", type=int, default=4, help=f"of a step, of {LAYOUT.tokens} tokens (default 4)")
     add("--rate", type=float, default=1.5e-3, help="peak learning rate (default 1.5e-3)")

@@ -224,7 +224,7 @@ def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Call
         drawn = module.init(key, asked, features, jnp.zeros(1, bool))["params"]
         # As it is drawn, queries with and without a prompt are nearly the same, and so is what they find.
         drawn["prompt"]["lin2"]["kernel"] = drawn["prompt"]["lin2"]["kernel"] * 6
-        return {"encoder": drawn}
+        return {"encoder": drawn, "head": jnp.zeros((sizes.levels, sizes.upscaled_dim, 1 + kinds))}
 
     def loss(params: dict[str, Any], key: jax.Array | None, features, classes):
         one, other, noise, gone = jax.random.split(jax.random.key(0) if key is None else key, 4)
@@ -243,15 +243,21 @@ def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Call
         again = jnp.repeat(features.astype(jnp.float32), PROMPTS, axis=0)
         classes = jnp.repeat(classes, PROMPTS, axis=0)
         semantic = jnp.arange(len(code)) // PROMPTS % 2 == 1
-        masks = module.apply({"params": params["encoder"]}, states, [again[:, 0], again[:, 1]], semantic)
+        masks, stages = module.apply(
+            {"params": params["encoder"]}, states, [again[:, 0], again[:, 1]], semantic, capture=True
+        )
+        # What a pixel becomes before prompts choose among pixels is to tell the kinds apart, asked for or not.
+        apart = 0.0
+        for level, head in enumerate(params["head"]):
+            pixels = stages[f"level{level}/output_upscaling"]
+            side = classes.shape[-1] * (2 * np.arange(pixels.shape[1]) + 1) // (2 * pixels.shape[1])
+            apart += _named_cells(pixels @ head, classes[:, side[:, None], side]) / sizes.levels
         shown = jnp.concatenate([jnp.zeros_like(named[:, :1]), named], -1)  # class 0 is nobody
         wanted = jnp.take_along_axis(shown, classes.reshape(len(code), -1).astype(int), -1).reshape(classes.shape)
         binary = losses.bce(masks["binary"][:, 0], wanted) + 0.5 * losses.dice(masks["binary"][:, 0], wanted)
         told = jnp.where(wanted, labels[classes], 0)
-        weight = jnp.where(told == 0, BACKGROUND, 1.0)
-        each = optax.softmax_cross_entropy_with_integer_labels(jnp.moveaxis(masks["semantic"], 1, -1), told)
-        named_pixels = (each * weight).sum((1, 2)) / weight.sum((1, 2))
-        total = jnp.where(semantic, named_pixels, binary).mean()
+        named_pixels = _named_cells(jnp.moveaxis(masks["semantic"], 1, -1), told)
+        total = jnp.where(semantic, named_pixels, binary).mean() + apart.mean()
         found = masks["binary"][:, 0] > 0
         either = (found | wanted).sum((1, 2))
         iou = jnp.where(either > 0, (found & wanted).sum((1, 2)) / jnp.maximum(either, 1), 1.0)
@@ -260,6 +266,13 @@ def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Call
         return total, {"IoU": (iou * ~semantic).sum() / (~semantic).sum(), "pixels of classes": hits}
 
     return start, loss, look
+
+
+def _named_cells(scores: jax.Array, classes: jax.Array) -> jax.Array:
+    """Cross-entropy of [B h w C] against [B h w], where nobody counts little: float32 [B]."""
+    weight = jnp.where(classes == 0, BACKGROUND, 1.0)
+    each = optax.softmax_cross_entropy_with_integer_labels(scores, classes.astype(jnp.int32))
+    return (each * weight).sum((1, 2)) / weight.sum((1, 2))
 
 
 def varied(key: jax.Array, windows: jax.Array, loud: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,4 @@
-"""What the language model of crab-mini is asked before it meets the nine tasks, and how it learns from it."""
+"""What the language model of crab-mini is asked before the stages, and how it learns from it."""
 
 import itertools
 import re
@@ -12,14 +12,22 @@ from configs import mini
 from crab_jax.config import build
 from crab_jax.model import CrabConfig, abstract
 from crab_jax.starting import handed_on, newest_checkpoint
+from crab_jax.tasks import TASKS
+from crab_jax.tasks.answers import Unparsed
+from crab_jax.tasks.vocabulary import MUSIC_AVQA_ANSWERS
 from crab_jax.tokens import MASK_RUN, Tokenizer
 from data_pipelines.world import phrases
-from data_pipelines.world.casting import reserved_pair
+from data_pipelines.world.casting import Casting, reserved_pair
+from data_pipelines.world.concerts import concert
+from data_pipelines.world.expressions import UNSEEN
 from data_pipelines.world.kinds import KINDS
+from data_pipelines.world.stage import Performer, Scene
+from launch import language_media as lm
 from launch import language_questions as lq
 from launch import pretrain_language as pl
-from launch.language_questions import Heard, Pool, Pools, Seen
-from launch.part_scenes import NAMES
+from launch import task_questions as tq
+from launch.language_media import Heard, Pool, Pools, Rendered, Seen
+from launch.part_scenes import NAMES, Job
 from launch.pretrain_parts import codes, nobody, write
 
 CONFIG = build(CrabConfig, mini.get_config().model.to_dict())
@@ -107,19 +115,142 @@ def test_who_is_marked(about, facts, who):
     assert {what: found.get(what) for what in who} == {what: {marked} for what, marked in who.items()}
 
 
-def pools(queries=4, width=160):
+def pool(who, items, first=0, queries=4, width=160, there=None, scenes=None):
     """What every item says is its own number, so that it can be found again."""
+    tokens = first + np.arange(len(who) * items).reshape(len(who), items, 1, 1)
+    there, scenes = there or [None] * len(who), scenes or [Scene(())] * len(who)
+    found = [Rendered(np.zeros((items, 1)), w, t, s) for w, t, s in zip(who, there, scenes, strict=True)]
+    return Pool.made(np.broadcast_to(tokens, (len(who), items, queries, width)).astype(np.float32), found)
 
-    def pool(who, items, first):
-        tokens = first + np.arange(len(who) * items).reshape(len(who), items, 1, 1)
-        return Pool.made(np.broadcast_to(tokens, (len(who), items, queries, width)).astype(np.float32), who)
 
-    return Pools(pool([PICTURE] * 5, 1, 1), pool([VIDEO] * 5, 10, 100), pool([SOUND] * 5, 10, 1000))
+def stage(rng, seconds, most, names=NAMES):
+    """A few of the kinds, none kept apart from another, and who of them is there when."""
+    kinds: list[str] = []
+    for name in rng.permutation(names).tolist():
+        if len(kinds) < most and not any(reserved_pair(name, kind) for kind in kinds):
+            kinds.append(name)
+    return kinds, lm.turns(rng, len(kinds), seconds)
+
+
+def pools():
+    """Of every sort some, with all kinds."""
+    rng = np.random.default_rng(5)
+
+    def seen(kind, place):
+        left = int(200 * place)
+        return Seen(kind, (left, 10, left + 20, 90), (), 0.02, Performer(kind, place, heard=()))
+
+    videos = [stage(rng, 10, int(rng.integers(1, 4))) for _ in range(60)]
+    sounds = [stage(rng, lm.SOUND_SECONDS, 4) for _ in range(400)]
+    stills = [stage(rng, 1, int(rng.integers(1, 5)))[0] for _ in range(200)]
+    orders = [Job("train", k, 9, 32, 0).order("language concert", (32, 32)) for k in range(20)]
+    played = [concert(Casting(order.rng(), False), order) for order in orders]
+    spread = lambda kinds: tuple(seen(kind, (k + 0.5) / len(kinds)) for k, kind in enumerate(kinds))  # noqa: E731
+    return Pools(
+        stills=pool([spread(kinds) for kinds in stills], 1, 1),
+        videos=pool(
+            [spread(kinds) for kinds, _ in videos], 10, 1000, there=[there for _, there in videos],
+            scenes=[Scene(tuple(s.performer for s in spread(kinds))) for kinds, _ in videos],
+        ),
+        sounds=pool(
+            [tuple(Heard(kind, (), 0.05 * 1.9**k) for k, kind in enumerate(kinds)) for kinds, _ in sounds],
+            lm.SOUND_SECONDS, 10000, there=[there for _, there in sounds],
+        ),
+        looks=pool([tuple(Seen(p.kind, performer=p) for p in s.performers if p.seen) for s in played], 10, 100000, scenes=played),
+        tones=pool([tuple(Heard(p.kind, (), p.loudness) for p in s.performers) for s in played], 10, 200000, scenes=played),
+    )  # fmt: skip
+
+
+POOLS = pools()
+
+
+def shown(tokens, sort):
+    """Item by item who is there: what the numbers in the tokens stand for."""
+    where, items = (POOLS.videos, 10) if sort == "videos" else (POOLS.sounds, lm.SOUND_SECONDS)
+    numbers = tokens[:, 0, 0].astype(int) - int(where.tokens[0, 0, 0, 0])
+    return [
+        {x.kind for x, here in zip(where.who[n // items], where.there[n // items][n % items]) if here} for n in numbers
+    ]
+
+
+def lessons_of(*names, count=40):
+    found, drawn = {name: [] for name in names}, tq.tasks(np.random.default_rng(1), POOLS)
+    while min(map(len, found.values())) < count:
+        lesson = next(drawn)
+        if lesson.sort in found:
+            found[lesson.sort].append(lesson)
+    return [lesson for some in found.values() for lesson in some]
+
+
+def test_choices_of_everybody_occur():
+    for count, seconds in ((1, 10), (2, 10), (3, 10), (4, 16)):
+        there = lm.turns(np.random.default_rng(count), count, seconds)
+        assert there.shape == (seconds, count)
+        assert len({tuple(row) for row in there.tolist()}) == 2**count
+
+
+def test_events_are_seen_and_heard_when_they_are_said_to_be():
+    for lesson in lessons_of("avvp"):
+        told = TASKS["avvp"].parse(lesson.target)
+        for sort, tokens, events in (("videos", lesson.seen, told.visual), ("sounds", lesson.heard, told.audio)):
+            for second, there in enumerate(shown(tokens, sort)):
+                said = {e.name for e in events if e.start_s <= second < e.end_s}
+                assert {KINDS[kind].names["avvp"] for kind in there} == said, (lesson, second)
+    for lesson in lessons_of("ave"):
+        (event,) = TASKS["ave"].parse(lesson.target).events
+        both = [a & b for a, b in zip(shown(lesson.seen, "videos"), shown(lesson.heard, "sounds"), strict=True)]
+        named = [{KINDS[kind].names["ave"] for kind in kinds} for kinds in both]
+        assert [event.name in kinds for kinds in named] == [event.start_s <= s < event.end_s for s in range(10)]
+        assert all(kinds <= {event.name} for kinds in named)
+
+
+def test_who_is_marked_is_who_sounds_in_the_picture():
+    for lesson in lessons_of("s4", "ms3", "avss", "arig"):
+        (picture,), (sounding,) = lesson.seen[:, 0, 0].astype(int) - 1, shown(lesson.heard, "sounds")
+        who = {s.kind: s for s in POOLS.stills.who[picture]}
+        assert sounding <= set(who)
+        if lesson.sort == "arig":
+            (kind,) = sounding
+            box = TASKS["arig"].parse(lesson.target)
+            assert (box.label, (box.x1, box.y1, box.x2, box.y2)) == (KINDS[kind].name, who[kind].box)
+            assert len(who) > 1
+        else:
+            assert set(lesson.marked) == sounding
+            assert lesson.sort != "s4" or len(sounding) == 1
+
+
+def test_an_expression_marks_one_or_nobody():
+    lessons = lessons_of("ref-avs", count=150)
+    for lesson in lessons:
+        (picture,), heard = lesson.seen[:, 0, 0].astype(int) - 1, shown(lesson.heard, "sounds")
+        who = [s.kind for s in POOLS.stills.who[picture]]
+        sounding = set().union(*heard)
+        assert sounding <= set(who)
+        assert set(lesson.marked) <= set(who)
+        assert not set(who) & set(UNSEEN)
+        if "the silent one" in lesson.prompt:
+            assert {*lesson.marked} == set(who) - sounding
+        if "the leftmost one" in lesson.prompt:
+            assert lesson.marked == (who[0],)
+    assert 0 < sum(not lesson.marked for lesson in lessons) < 40
+
+
+def test_captions_and_music_answers():
+    for lesson in lessons_of("avqa", "avcap"):
+        assert lesson.seen.shape[0] == lesson.heard.shape[0] == 10
+        answer = TASKS[lesson.sort].parse(lesson.target)
+        assert not isinstance(answer, Unparsed)
+        if lesson.sort == "avcap":
+            noun = {phrases.noun(kind): kind for kind in NAMES}
+            said = {kind for name, kind in noun.items() if re.search(rf"\b{name}\b", lesson.target)}
+            assert set().union(*shown(lesson.seen, "videos")) <= said
+        else:
+            assert answer.answer in MUSIC_AVQA_ANSWERS
 
 
 def test_rows_hold_what_their_questions_are_about():
     tokenizer = Tokenizer.tiny()
-    rows = pl.Rows(pools(), tokenizer=tokenizer, seed=(1,), rows=3)
+    rows = pl.Rows(POOLS, tokenizer=tokenizer, seed=(1,), rows=3, tasks=0.7)
     ids, filled = tokenizer.token_ids, []
     for batch, seen, heard, marked in itertools.islice(rows, 12):
         filled.append((batch.segment > 0).mean())
@@ -136,7 +267,7 @@ def test_rows_hold_what_their_questions_are_about():
 
 
 def test_a_state_that_is_a_code_is_right():
-    rows = iter(pl.Rows(pools(), tokenizer=Tokenizer.tiny(), seed=(2,), rows=4))
+    rows = iter(pl.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(2,), rows=4, tasks=0.7))
     batch, seen, heard, marked = next(rows)
     assert (batch.mask_segment > 0).any()
     many = marked.sum(-1, keepdims=True)
@@ -176,7 +307,7 @@ def test_what_is_written_starts_a_stage(tmp_path):
         write(
             tmp_path / f"{name}.safetensors", {p: rng.normal(0, 0.05, x.shape).astype(x.dtype) for p, x in here.items()}
         )
-    sizes = ["--stills", "8", "--videos", "2", "--sounds", "8", "--steps", "3", "--rows", "1", "--log-every", "1"]
+    sizes = ["--stills", "8", "--videos", "2", "--sounds", "8", "--concerts", "8", "--steps", "3", "--rows", "1", "--log-every", "1"]
     out = tmp_path / "language.safetensors"
     pl.main(["--parts", str(tmp_path), "--out", str(out), *sizes])
     given = handed_on(newest_checkpoint(out))
@@ -192,20 +323,25 @@ def test_no_question_brings_together_what_is_kept_for_testing():
     pairs = [(a, b) for a in NAMES for b in NAMES if a < b]
     apart, together = (next(p for p in pairs if reserved_pair(*p) == wanted) for wanted in (True, False))
     names = {kind for pair in (apart, together) for kind in pair}
-    boxes = [(Seen(kind, (0, 0, 9, 9), ((0, 10),)),) for kind in names]
-    sounds = [tuple(Heard(kind, ((0, 10),), 0.1) for kind in pair) for pair in (apart, together)]
-
-    def pool(who):
-        tokens = np.arange(len(who)).reshape(-1, 1, 1, 1) * np.ones((1, 10, 1, 1))
-        return Pool.made(tokens, who)
+    boxes = [(Seen(kind, (0, 0, 9, 9), performer=Performer(kind, 0.5)),) for kind in names]
+    sounds = [tuple(Heard(kind, (), 0.1) for kind in pair) for pair in (apart, together)]
+    one, two = lm.turns(np.random.default_rng(0), 1, 10), lm.turns(np.random.default_rng(0), 2, 10)
 
     found = set()
-    made = lq.questions(np.random.default_rng(0), Pools(pool(boxes), pool(boxes), pool(sounds)))
-    for _, _, seen, heard in itertools.islice(made, 400):
-        if len(seen) and len(heard):
-            (one,), others = boxes[int(seen[0, 0, 0])], sounds[int(heard[0, 0, 0])]
-            assert not any(reserved_pair(one.kind, h.kind) for h in others if h.kind != one.kind)
-            found.add(one.kind in {h.kind for h in others})
+    made = lq.questions(
+        np.random.default_rng(0),
+        Pools(
+            pool(boxes, 1), pool(boxes, 10, there=[one] * len(boxes)), pool(sounds, 10, there=[two] * 2), pool([], 1),
+            pool([], 1),
+        ),
+    )
+    for lesson in itertools.islice(made, 400):
+        if len(lesson.seen) and len(lesson.heard):
+            (here,) = boxes[int(lesson.seen[0, 0, 0]) // len(lesson.seen)]
+            numbers = lesson.heard[:, 0, 0].astype(int)
+            others = {h.kind for n in numbers for h, on in zip(sounds[n // 10], two[n % 10]) if on}
+            assert not any(reserved_pair(here.kind, h) for h in others if h != here.kind)
+            found.add(here.kind in others)
     assert found == {True, False}, "mostly somebody who sounds, sometimes somebody else"
 
 

@@ -460,7 +460,7 @@ def test_stills_give_nothing_away_by_movement():
 
 def test_seen_and_heard_begin_and_end_apart():
     rules = casting.Casting(np.random.default_rng(3), None)
-    pairs = [events._overlapping(rules) for _ in range(200)]
+    pairs = [events.overlapping(rules) for _ in range(200)]
     assert np.mean([seen == heard for seen, heard in pairs]) < 0.2
     for edge in (0, 1):
         assert 0.25 < np.mean([seen[edge] > heard[edge] for seen, heard in pairs]) + 0.1 < 0.65

@@ -25,7 +25,7 @@ def music_avqa(order: Order, studio: Studio) -> dict[str, Any]:
     """One concert and six questions about it, of different templates."""
     rng = order.rng()
     casting = Casting.of(rng, order.split)
-    scene = _concert(casting, order)
+    scene = concert(casting, order)
     video_id = f"music_{order.name}"
     folder = order.root / "music-avqa"
     video, audio = folder / "video" / f"{video_id}.mp4", folder / "audio" / f"{video_id}.mp3"
@@ -60,7 +60,8 @@ def music_avqa(order: Order, studio: Studio) -> dict[str, Any]:
     return {"rows": rows, "truth": truth(scene, items=items)}
 
 
-def _concert(casting: Casting, order: Order) -> Scene:
+def concert(casting: Casting, order: Order) -> Scene:
+    """One to five performers that are seen and some that are only heard, each playing in a time of its own."""
     rng, pool = casting.rng, names_in("avqa")
     seen = int(rng.choice((1, 2, 3, 4, 5), p=(0.08, 0.22, 0.34, 0.24, 0.12)))
     hidden = int(rng.choice(3, p=(0.60, 0.32, 0.08)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from crab_jax.tasks import avvp
 from data_pipelines.world import phrases
@@ -41,41 +44,49 @@ def ave(order: Order, studio: Studio) -> Entry:
     silent, hidden = ((0, 0), (1, 0), (0, 1), (1, 1), (2, 1))[rng.choice(5, p=(0.10, 0.12, 0.13, 0.45, 0.20))]
     cast = casting.stand(names_in("ave"), 1 + silent, hidden)
     who = int(rng.integers(1 + silent))
-    seen, heard = _overlapping(casting)
+    seen, heard = overlapping(casting)
     performers = []
     for k, p in enumerate(cast):
         if k == who:
             performers.append(timed(sounding_then(casting, p, (heard,), SECONDS), seen=(seen,)))
         elif k <= silent:
-            shown = _overlapping(casting)[0]
+            shown = overlapping(casting)[0]
             performers.append(timed(pretending(casting, p, SECONDS), seen=(shown,)))
         else:
-            performers.append(timed(p, heard=(_overlapping(casting)[1],), loudness=casting.loudness()))
+            performers.append(timed(p, heard=(overlapping(casting)[1],), loudness=casting.loudness()))
     scene = casting.scene(performers, duration_s=SECONDS, fps=order.fps, size=order.size)
     start, end = max(seen[0], heard[0]), min(seen[1], heard[1])
     vid = f"ave_{order.name}"
     folder = order.root / "AVE_Dataset"
     studio.video(studio.stage(scene), folder / "AVE" / f"{vid}.mp4", folder / "audio_data" / f"{vid}.mp3")
+    event = KINDS[performers[who].kind].names["ave"]
+    said = event_said_aloud(rng, performers, who, seen, heard)
+    if order.split == "train":
+        label = folder / "converted_label" / f"{vid}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(f"{said}\n", encoding="utf-8")
+    row = {"event": event, "vid": vid, "start_time": start, "end_time": end}
+    return {"rows": [row], "truth": truth(scene, who=who, start=start, end=end)}
+
+
+def event_said_aloud(
+    rng: np.random.Generator, performers: Sequence[Performer], who: int, seen: Span, heard: Span
+) -> str:
+    """What leads to the one event that is seen and heard at once, and the event with its time."""
     kind = performers[who].kind
-    reasoning = " ".join(
+    start, end = max(seen[0], heard[0]), min(seen[1], heard[1])
+    return " ".join(
         (
             phrases.seen(rng, [p.kind for p in performers if p.seen]),
             phrases.heard(rng, [p.kind for p in performers if p.heard]),
             phrases.say(rng, _AVE_LINK, noun=phrases.noun(kind)),
             phrases.say(rng, _AVE_TIMES, seen=phrases.times([seen]), heard=phrases.times([heard])),
+            AVE_CLAUSE.format(event=KINDS[kind].names["ave"], range=f"<range> {start},{end} </range>"),
         )
     )
-    event = KINDS[kind].names["ave"]
-    if order.split == "train":
-        label = folder / "converted_label" / f"{vid}.txt"
-        label.parent.mkdir(parents=True, exist_ok=True)
-        clause = AVE_CLAUSE.format(event=event, range=f"<range> {start},{end} </range>")
-        label.write_text(f"{reasoning} {clause}\n", encoding="utf-8")
-    row = {"event": event, "vid": vid, "start_time": start, "end_time": end}
-    return {"rows": [row], "truth": truth(scene, who=who, start=start, end=end)}
 
 
-def _overlapping(casting: Casting) -> tuple[Span, Span]:
+def overlapping(casting: Casting) -> tuple[Span, Span]:
     """When something is seen and when it is heard, at least two seconds of it together; either may be the longer."""
     while True:
         seen, heard = (casting.span(SECONDS, 3) if casting.chance(0.75) else (0, SECONDS) for _ in range(2))
@@ -111,7 +122,16 @@ def llp(order: Order, studio: Studio) -> Entry:
     vid = f"llp_{order.name}"
     folder = order.root / "avvp"
     studio.video(studio.stage(scene), folder / "llp_videos" / f"{vid}.mp4", folder / "audio_data" / f"{vid}.mp3")
-    events = {
+    events = seen_and_heard(performers)
+    row: Entry = {"filename": vid, "vid": vid, "event": " and ".join(_all_tags(events))}
+    if order.split == "train":
+        row["label"] = parsed_aloud(rng, performers)
+    return {"rows": [row], "events": events, "truth": truth(scene)}
+
+
+def seen_and_heard(performers: Sequence[Performer]) -> dict[str, list[tuple[str, list[Span]]]]:
+    """Sense ("visual", "audio") → names of LLP with their times."""
+    return {
         sense: [
             (KINDS[p.kind].names["avvp"], [(round(s), round(e)) for s, e in spans])
             for p in performers
@@ -119,13 +139,10 @@ def llp(order: Order, studio: Studio) -> Entry:
         ]
         for sense in ("visual", "audio")
     }
-    tags = " and ".join(_tags(sense, found) for sense, found in events.items() if found)
-    row: Entry = {"filename": vid, "vid": vid, "event": tags}
-    if order.split == "train":
-        senses = " and ".join(sense for sense, found in events.items() if found)
-        clause = f"Therefore, {senses} events are: {tags}" if tags else avvp.NO_EVENTS
-        row["label"] = f"{_parsed_aloud(rng, performers)} {clause}"
-    return {"rows": [row], "events": events, "truth": truth(scene)}
+
+
+def _all_tags(events: dict[str, list[tuple[str, list[Span]]]]) -> list[str]:
+    return [_tags(sense, found) for sense, found in events.items() if found]
 
 
 def _tags(sense: str, found: list[tuple[str, list[Span]]]) -> str:
@@ -133,8 +150,12 @@ def _tags(sense: str, found: list[tuple[str, list[Span]]]) -> str:
     return ", ".join(f"<{sense}>{body}</{sense}>" for body in bodies)
 
 
-def _parsed_aloud(rng, performers: list[Performer]) -> str:
-    """Who is seen when, who is heard when; both in any order."""
+def parsed_aloud(rng: np.random.Generator, performers: Sequence[Performer]) -> str:
+    """Who is seen when and who is heard when, in sentences and then in tags."""
+    events = seen_and_heard(performers)
+    senses = " and ".join(sense for sense, found in events.items() if found)
+    tags = " and ".join(_all_tags(events))
+    clause = f"Therefore, {senses} events are: {tags}" if tags else avvp.NO_EVENTS
     lines = [
         phrases.say(rng, _AVVP_SEEN, the=f"the {phrases.noun(p.kind)}", times=phrases.times(p.seen))
         for p in performers
@@ -145,7 +166,7 @@ def _parsed_aloud(rng, performers: list[Performer]) -> str:
         for p in performers
         if p.heard
     ]
-    return " ".join(lines)
+    return " ".join((*lines, clause))
 
 
 # ------------------------------------------------------------------------------------------------------- VALOR

@@ -18,7 +18,7 @@ from data_pipelines.world.stills import areas
 SECONDS = 10
 UNSEEN = ("cat", "piano", "helicopter", "saxophone")  # objects of `test_u`; on no stage of the other splits
 PER_CLIP = 3
-_NULL_SHARE = 0.1  # of training expressions, so that "nothing" can be learnt
+NULL_SHARE = 0.1  # of training expressions, so that "nothing" can be learnt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,16 +80,16 @@ def _scene_with_expressions(casting: Casting, order: Order) -> tuple[Scene, list
         if order.split == "test_u":
             some = [e for e in some if scene.performers[e.who].kind in UNSEEN]
         if order.split == "test_n":
-            return scene, _pick(rng, none, PER_CLIP)
+            return scene, pick(rng, none, PER_CLIP)
         if len(some) < PER_CLIP:
             continue
-        found = _pick(rng, some, PER_CLIP)
+        found = pick(rng, some, PER_CLIP)
         if order.split == "train":
-            found = [_pick(rng, none, 1)[0] if casting.chance(_NULL_SHARE) else e for e in found]
+            found = [pick(rng, none, 1)[0] if casting.chance(NULL_SHARE) else e for e in found]
         return scene, found
 
 
-def _pick(rng: np.random.Generator, expressions: list[Expression], count: int) -> list[Expression]:
+def pick(rng: np.random.Generator, expressions: list[Expression], count: int) -> list[Expression]:
     """Some of them, rather those that need both senses."""
     weights = np.array([{"both": 5.0, "visual": 1.0}[e.sense] for e in expressions])
     chosen = rng.choice(len(expressions), min(count, len(expressions)), replace=False, p=weights / weights.sum())

@@ -1,0 +1,218 @@
+"""The nine tasks, asked about media that are put together anew each time.
+
+Wording of questions and answers, roles and times follow the rules of the training split of the generated world; who is
+on the stage and who is heard comes from what was rendered once (`launch.language_media`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from crab_jax.tasks import TASKS
+from crab_jax.tasks.base import Row
+from data_pipelines.world import concerts, events, expressions
+from data_pipelines.world.casting import Casting, names_in, reserved_pair, timed
+from data_pipelines.world.expressions import NULL_SHARE, UNSEEN
+from data_pipelines.world.kinds import KINDS
+from data_pipelines.world.questions import ask
+from data_pipelines.world.stage import Performer, Scene
+from launch.language_media import Pools, Seen
+from launch.language_questions import Lesson
+from launch.part_scenes import NAMES, SECONDS
+
+LEAST_AREA = 0.004  # of the picture, that a sounding performer must show
+CLEARLY = 1.4  # so many times as loud as the next one is what "the loudest" needs
+# Task → how often.
+SHARES = {
+    "avqa": 4, "ave": 3, "avvp": 3, "avcap": 1.5, "arig": 2, "s4": 1, "ms3": 1.5, "avss": 1, "ref-avs": 3,
+}  # fmt: skip
+
+
+class Tasks:
+    """Draws lessons of the nine tasks from pools of rendered media."""
+
+    def __init__(self, rng: np.random.Generator, pools: Pools):
+        self._rng, self._pools, self._casting = rng, pools, Casting(rng, False)
+        self._names = {vocabulary: set(names_in(vocabulary)) for vocabulary in ("ave", "avvp", "avss")}
+
+    def __iter__(self) -> Iterator[Lesson]:
+        """Endless; what does not come together is drawn again."""
+        shares = np.array([*SHARES.values()]) / sum(SHARES.values())
+        makers: dict[str, Callable[[str], Lesson | None]] = {
+            "avqa": self._avqa, "ave": self._ave, "avvp": self._avvp, "avcap": self._avcap, "ref-avs": self._ref_avs,
+        }  # fmt: skip
+        while True:
+            task = str(self._rng.choice(list(SHARES), p=shares))
+            if (lesson := makers.get(task, self._moment)(task)) is not None:
+                yield lesson
+
+    def _lesson(self, task: str, row: Row, seen: np.ndarray, heard: np.ndarray, marked=None) -> Lesson:
+        spec = TASKS[task]
+        return Lesson(task, spec.prompt(row), spec.target(row), seen, heard, marked)
+
+    # ------------------------------------------------------------------------------------------ ten-second videos
+
+    def _on_stage(self, vocabulary: str) -> tuple[int, list[Performer]] | None:
+        """A video and those on its stage whom the vocabulary knows, from left to right."""
+        k = self._pools.videos.draw(self._rng)
+        cast = [s.performer for s in self._pools.videos.who[k] if s.kind in self._names[vocabulary]]
+        return (k, cast) if cast else None
+
+    def _off_stage(self, vocabulary: str, cast: Sequence[Performer], count: int) -> list[Performer] | None:
+        """So many who are only heard; none whom training keeps apart from the others."""
+        kinds = [p.kind for p in cast]
+        for name in self._rng.permutation(sorted(self._names[vocabulary])).tolist():
+            if len(kinds) == len(cast) + count:
+                break
+            if name not in kinds and not any(reserved_pair(name, k) for k in kinds):
+                kinds.append(name)
+        if len(kinds) < len(cast) + count:
+            return None
+        return [Performer(kind, 0.5, seen=()) for kind in kinds[len(cast) :]]
+
+    def _with_sound(self, k: int, performers: list[Performer]) -> tuple[list[Performer], np.ndarray, np.ndarray] | None:
+        """Performers with the loudness that they have in what is heard, pictures and windows."""
+        rng, pools = self._rng, self._pools
+        sound = pools.sounds.draw(rng, [p.kind for p in performers if p.heard])
+        if sound is None:
+            return None
+        loudness = {h.kind: h.loudness for h in pools.sounds.who[sound]}
+        performers = [timed(p, loudness=loudness[p.kind]) if p.heard else p for p in performers]
+        seen = pools.videos.composed(rng, k, {p.kind: p.seen for p in performers}, SECONDS)
+        heard = pools.sounds.composed(rng, sound, {p.kind: p.heard for p in performers}, SECONDS)
+        return performers, seen, heard
+
+    def _ave(self, task: str) -> Lesson | None:
+        casting = self._casting
+        if (found := self._on_stage("ave")) is None:
+            return None
+        k, cast = found
+        off = self._off_stage("ave", cast, int(casting.chance((0.8, 0.6, 1.0)[len(cast) - 1])))
+        if off is None:
+            return None
+        who = int(self._rng.integers(len(cast)))
+        seen, heard = events.overlapping(casting)
+        performers = [
+            timed(p, seen=(seen if n == who else events.overlapping(casting)[0],), heard=(heard,) if n == who else ())
+            for n, p in enumerate(cast)
+        ]
+        performers += [timed(p, heard=(events.overlapping(casting)[1],)) for p in off]
+        if (together := self._with_sound(k, performers)) is None:
+            return None
+        performers, pictures, windows = together
+        said = events.event_said_aloud(self._rng, performers, who, seen, heard)
+        return self._lesson(task, Row(label_text=said), pictures, windows)
+
+    def _avvp(self, task: str) -> Lesson | None:
+        casting = self._casting
+        if (found := self._on_stage("avvp")) is None:
+            return None
+        k, cast = found
+        cast = [cast[c] for c in sorted(self._rng.permutation(len(cast))[: int(self._rng.integers(0, 4))])]
+        most = min(2, 3 - len(cast))
+        off = self._off_stage("avvp", cast, int(self._rng.integers(0 if cast else 1, most + 1)))
+        if off is None:
+            return None
+        performers = [
+            timed(p, seen=casting.spans(SECONDS), heard=casting.spans(SECONDS) if casting.chance(0.73) else ())
+            for p in cast
+        ]
+        performers += [timed(p, heard=casting.spans(SECONDS)) for p in off]
+        if (together := self._with_sound(k, performers)) is None:
+            return None
+        performers, pictures, windows = together
+        row = Row(label_text=events.parsed_aloud(self._rng, performers))
+        return self._lesson(task, row, pictures, windows)
+
+    def _avcap(self, task: str) -> Lesson | None:
+        casting = self._casting
+        if (found := self._on_stage("avss")) is None:
+            return None
+        k, cast = found
+        off = self._off_stage("avss", cast, int(casting.chance(0.4)))
+        if off is None:
+            return None
+        performers = [timed(p, seen=((0, SECONDS),), heard=()) for p in cast] + off
+        for n, p in enumerate(performers):
+            if n >= len(cast) or not casting.chance(0.4):
+                start = int(self._rng.integers(3, 7)) if casting.chance(0.3) else 0
+                performers[n] = timed(p, heard=((start, SECONDS),))
+        if (together := self._with_sound(k, performers)) is None:
+            return None
+        performers, pictures, windows = together
+        scene = dataclasses.replace(self._pools.videos.scenes[k], performers=tuple(performers))
+        return self._lesson(task, Row(caption=events.caption(self._rng, scene)), pictures, windows)
+
+    # ----------------------------------------------------------------------------------------------------- concerts
+
+    def _avqa(self, task: str) -> Lesson | None:
+        looks, tones = self._pools.looks, self._pools.tones
+        k = looks.draw(self._rng)
+        for q in ask(self._rng, looks.scenes[k], 1):
+            said = f"{q.reasoning} {concerts.CLAUSE.format(answer=q.answer)}"
+            row = Row(question=q.text, answer=q.answer, label_text=said)
+            return self._lesson(task, row, looks.tokens[k], tones.tokens[k])
+        return None
+
+    # ----------------------------------------------------------------------------------------------- single pictures
+
+    def _moment(self, task: str) -> Lesson | None:
+        """Somebody, or some, in a picture make the sound of a second."""
+        rng, pools = self._rng, self._pools
+        k = pools.stills.draw(rng)
+        seen = pools.stills.who[k]
+        count = 1 if task in ("arig", "s4") else int(rng.choice((1, 2, 3), p=(0.5, 0.35, 0.15)))
+        if len(seen) < max(count, 2 if task == "arig" else 1):  # a single one is found without listening
+            return None
+        sounding = [seen[c] for c in sorted(rng.permutation(len(seen))[:count])]
+        kinds = [s.kind for s in sounding]
+        if min(s.area for s in sounding) < LEAST_AREA or (sound := pools.sounds.draw(rng, kinds)) is None:
+            return None
+        second = int(rng.integers(5))
+        window = pools.sounds.composed(rng, sound, {kind: ((0, 1),) for kind in kinds}, 1)
+        if task == "arig":
+            row = Row(box=sounding[0].box, label=KINDS[kinds[0]].name, second=second)
+            return self._lesson(task, row, pools.stills.tokens[k], window)
+        row = Row(label=", ".join(kinds), second=second)
+        return self._lesson(task, row, pools.stills.tokens[k], window, tuple(kinds))
+
+    def _ref_avs(self, task: str) -> Lesson | None:
+        """An expression for one in a picture, told by what all of them sound like for ten seconds."""
+        rng, pools, casting = self._rng, self._pools, self._casting
+        k = pools.stills.draw(rng)
+        seen: tuple[Seen, ...] = pools.stills.who[k]
+        if not 2 <= len(seen) <= 4 or any(s.kind in UNSEEN for s in seen):
+            return None
+        sounding = [s.kind for s in seen if casting.chance(0.7)]
+        while sounding and (sound := pools.sounds.draw(rng, sounding)) is None:
+            sounding.pop(int(rng.integers(len(sounding))))
+        if not sounding:
+            sound = pools.sounds.draw(rng)
+        heard = {h.kind: h for h in pools.sounds.who[sound]}
+        starts = rng.permutation(np.arange(0, 7, 2))[: len(seen)].tolist()
+        performers = []
+        for s, start in zip(seen, starts):
+            p = timed(s.performer, seen=((0, SECONDS),), heard=())
+            if s.kind in sounding:
+                end = SECONDS if casting.chance(0.6) else int(rng.integers(start + 3, SECONDS + 1))
+                p = timed(p, heard=((start, end),), loudness=heard[s.kind].loudness)
+            performers.append(p)
+        scene = Scene(tuple(performers), duration_s=SECONDS)
+        levels = sorted(p.loudness for p in performers if p.heard)
+        clear = all(b >= CLEARLY * a for a, b in zip(levels, levels[1:]))
+        some = [e for e in expressions.about_somebody(scene) if clear or not ("loud" in e.text or "soft" in e.text)]
+        pool = some
+        if casting.chance(NULL_SHARE):
+            pool = list(expressions.about_nobody(scene, rng, [n for n in NAMES if n not in UNSEEN]))
+        (one,) = expressions.pick(rng, pool, 1)
+        windows = pools.sounds.composed(rng, sound, {p.kind: p.heard for p in performers}, SECONDS)
+        marked = () if one.who is None else (performers[one.who].kind,)
+        return self._lesson(task, Row(exp=one.text, label="", second=0), pools.stills.tokens[k], windows, marked)
+
+
+def tasks(rng: np.random.Generator, pools: Pools) -> Iterator[Lesson]:
+    """Endless lessons of the nine tasks."""
+    return iter(Tasks(rng, pools))
