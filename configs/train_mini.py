@@ -29,20 +29,20 @@ _BEFORE = (*_PARTS, "visual_pretrain", "audio_pretrain", "seg_pretrain")
 # sources, heads of the mask losses.
 STAGES = {
     "visual_pretrain": dict(
-        start=_PARTS, train=(_SPEAKS, _SEES), steps=100, rate=5e-4, rows=4, heads=(),
+        start=_PARTS, train=(_SPEAKS, _SEES), steps=100, rate=3e-4, rows=4, heads=(),
         layout=dict(tokens=256, frames=3, windows=0, patch_rows=6, masks=0), shares={"pretrain-image": 1},
     ),
     "audio_pretrain": dict(
-        start=_BEFORE[:-2], train=(_SPEAKS, _HEARS), steps=100, rate=5e-4, rows=4, heads=(),
+        start=_BEFORE[:-2], train=(_SPEAKS, _HEARS), steps=100, rate=3e-4, rows=4, heads=(),
         layout=dict(tokens=256, frames=0, windows=20, patch_rows=6, masks=0), shares={"pretrain-audio": 1},
     ),
     "seg_pretrain": dict(
-        start=_BEFORE[:-1], train=(_SPEAKS, _SEES), steps=100, rate=5e-4, rows=4, heads=("binary",),
+        start=_BEFORE[:-1], train=(_SPEAKS, _SEES), steps=100, rate=3e-4, rows=4, heads=("binary",),
         layout=dict(tokens=320, frames=3, windows=0, patch_rows=6, masks=3),
         shares={"pretrain-seg": 2, "pretrain-image": 1},
     ),
     "finetune": dict(
-        start=_BEFORE, train=(_SPEAKS, _SEES, _HEARS), steps=2000, rate=7e-4, rows=4, heads=("binary", "semantic"),
+        start=_BEFORE, train=(_SPEAKS, _SEES, _HEARS), steps=700, rate=4e-4, rows=4, heads=("binary", "semantic"),
         layout=dict(tokens=400, frames=12, windows=12, patch_rows=12, masks=2),
         shares={
             "avqa": 12, "ave": 12, "avvp": 12, "avcap": 8, "arig": 12, "s4": 12, "ms3": 10, "avss": 10, "ref-avs": 12,
@@ -91,9 +91,6 @@ def get_config(arg: str = "visual_pretrain") -> ConfigDict:
     config.loss.heads = stage["heads"]
     config.compute.update(dtype="float32", frozen_dtype="float32", remat="none", logit_chunks=1)
     config.run.update(seed=1, rows=stage["rows"], steps=max(1, round(stage["steps"] * float(given["scale"]))))
-    if name == "finetune":  # every clip comes several times
-        for projector in ("vl_projector", "al_projector"):
-            config.model[projector].dropout = 0.1
     config.optim.update(learning_rate=stage["rate"], b2=0.98, warmup_ratio=0.05)
     config.save.update(every_steps=200, keep_last=1, keep_best=0)
     config.log.update(every_steps=20, tensorboard=False)

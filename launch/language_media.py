@@ -148,6 +148,14 @@ def at(spans: Spans, second: int) -> bool:
     return any(a <= second < b for a, b in spans)
 
 
+def calendar(spans: Mapping[str, Spans], seconds: int, step: int = 1) -> np.ndarray:
+    """Which kinds are there at each of so many moments, `step` seconds apart: bool [seconds kinds]."""
+    there = np.zeros((seconds, len(NAMES)), bool)
+    for kind, some in spans.items():
+        there[:, NAMES.index(kind)] |= [at(some, step * second) for second in range(seconds)]
+    return there
+
+
 @dataclasses.dataclass(frozen=True)
 class Pool:
     """Everything of one sort.

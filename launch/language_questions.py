@@ -17,7 +17,7 @@ from crab_jax.tokens import MASK_RUN
 from data_pipelines.world import phrases
 from data_pipelines.world.casting import Casting, reserved_pair
 from data_pipelines.world.kinds import KINDS
-from launch.language_media import Box, Heard, Pools, Seen, Spans, at
+from launch.language_media import Box, Heard, Pools, Seen, Spans, at, calendar
 from launch.part_scenes import NAMES, SECONDS
 
 
@@ -32,6 +32,8 @@ class Lesson:
         seen: what the projector says of the pictures, float16 [t Q D]; t may be 0.
         heard: of the windows, float16 [a Q D]; a may be 0.
         marked: kinds that the mask in the answer marks, perhaps none; None: no mask.
+        in_sight: which kinds are in which picture, bool [t kinds].
+        audible: which kinds are in which window, bool [a kinds].
     """
 
     sort: str
@@ -39,7 +41,9 @@ class Lesson:
     target: str
     seen: np.ndarray
     heard: np.ndarray
-    marked: tuple[str, ...] | None = None
+    marked: tuple[str, ...] | None
+    in_sight: np.ndarray
+    audible: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,10 +287,14 @@ def questions(rng: np.random.Generator, pools: Pools) -> Iterator[Lesson]:
     casting, nothing = Casting(rng, False), pools.stills.tokens[0, :0]
     shares = np.array([*SHARES.values()]) / sum(SHARES.values())
 
-    def lesson(sort: str, asked: Asked, seen=nothing, heard=nothing) -> Lesson:
-        media = (IMAGE if len(seen) == 1 else VIDEO) * bool(len(seen)) + AUDIO * bool(len(heard))
+    def lesson(sort: str, asked: Asked, seen=(nothing, ()), heard=(nothing, ())) -> Lesson:
+        """Of media, each with who is in it."""
+        (pictures, looks), (windows, sounds) = seen, heard
+        media = (IMAGE if len(pictures) == 1 else VIDEO) * bool(len(pictures)) + AUDIO * bool(len(windows))
         target = asked.answer + ("" if asked.marked is not None else ".")
-        return Lesson(sort, media + asked.question, target, seen, heard, asked.marked)
+        spans = ({x.kind: x.spans or ((0, SECONDS),) for x in some} for some in (looks, sounds))
+        there = (calendar(some, len(items)) for some, items in zip(spans, (pictures, windows)))
+        return Lesson(sort, media + asked.question, target, pictures, windows, asked.marked, *there)
 
     def sound() -> tuple[np.ndarray, tuple[Heard, ...]]:
         k = pools.sounds.draw(rng)
@@ -322,15 +330,15 @@ def questions(rng: np.random.Generator, pools: Pools) -> Iterator[Lesson]:
         if sort in ("still", "mark"):
             k = pools.stills.draw(rng)
             asked = (about_still if sort == "still" else marked_alone)(rng, pools.stills.who[k])
-            yield lesson(sort, asked, pools.stills.tokens[k])
+            yield lesson(sort, asked, (pools.stills.tokens[k], pools.stills.who[k]))
             continue
         if sort == "video":
             tokens, seen = video(pools.videos.draw(rng))
-            yield lesson(sort, about_video(rng, seen), tokens)
+            yield lesson(sort, about_video(rng, seen), (tokens, seen))
             continue
         windows, heard = sound()
         if sort == "sound":
-            yield lesson(sort, about_sound(rng, heard), heard=windows)
+            yield lesson(sort, about_sound(rng, heard), heard=(windows, heard))
             continue
         second = int(rng.integers(SECONDS))
         now = [h for h in heard if at(h.spans, second)]
@@ -339,10 +347,11 @@ def questions(rng: np.random.Generator, pools: Pools) -> Iterator[Lesson]:
             continue
         if sort == "both":
             tokens, seen = video(k)
-            yield lesson(sort, about_both(rng, seen, heard), tokens, windows)
+            yield lesson(sort, about_both(rng, seen, heard), (tokens, seen), (windows, heard))
             continue
         tokens, seen = pools.stills.tokens[k], pools.stills.who[k]
         if sort == "moment":
-            yield lesson(sort, about_moment(rng, seen, now), tokens, windows[second : second + 1])
+            sounding = tuple(dataclasses.replace(h, spans=()) for h in now)
+            yield lesson(sort, about_moment(rng, seen, now), (tokens, seen), (windows[second : second + 1], sounding))
         else:
-            yield lesson(sort, about_track(rng, seen, heard), tokens, windows)
+            yield lesson(sort, about_track(rng, seen, heard), (tokens, seen), (windows, heard))

@@ -4,11 +4,10 @@
 
 The published system starts from a LLaMA that can read. This one learns on questions about pictures, videos and sounds
 of the generated world (`launch.language_questions`): who is where (as a box), who is seen and heard when, who is
-louder, first, left of somebody, and who of all these makes the sound. Eye, ear and projectors are as
-`launch.pretrain_parts` has left them, so what they say of a picture or of a second of sound is worked out once; and a
-step costs no more than the language model itself. Scenes are drawn by the rules of the training split, from seeds of
-their own. None of the nine tasks is asked; a box is written as ARIG writes it, and some of those to be marked are
-called what Ref-AVS calls them.
+louder, first, left of somebody, and who of all these makes the sound; and on the nine tasks themselves
+(`launch.task_questions`), about other scenes than their clips. Eye, ear and projectors are as `launch.pretrain_parts`
+has left them, so what they say of a picture or of a second of sound is worked out once; and a step costs no more than
+the language model itself. Scenes are drawn by the rules of the training split, from seeds of their own.
 
 Asked to mark somebody, it learns to say the code that the mask decoder draws (`launch.pretrain_parts.codes`): the
 states that predict the mask tokens come to be this code.
@@ -18,9 +17,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,8 @@ import numpy as np
 import optax
 
 from configs import mini
-from crab_jax.batch import Batch, Example, FeatureSizes, pack
+from crab_jax.backbones.llama import Llama
+from crab_jax.batch import Batch, Example, FeatureSizes, TokenIds, pack
 from crab_jax.config import build
 from crab_jax.groups import CheckpointError
 from crab_jax.layout import Layout
@@ -41,11 +43,14 @@ from crab_jax.tokens import IMAGE, VIDEO, Tokenizer, build_prompt
 from data_pipelines.examples import assemble
 from launch.language_media import Pool, Pools, Rendered, render_concert, render_sound, render_still, render_video
 from launch.language_questions import Lesson, questions
-from launch.part_scenes import NAMES, Job, rendered
+from launch.part_scenes import NAMES, SECONDS, Job, rendered
 from launch.pretrain_parts import code_of, codes, nobody, optimizer_of, write
 from launch.task_questions import tasks
 
 MISFITS = 4
+FACTS = 3  # about every kind at every moment, see `_facts`
+RARE = 3.0  # most facts are not so
+EARLY = 1  # the layer whose states tell them; the others have the rest of the work to do
 LAYOUT = Layout(tokens=400, frames=22, windows=22, patch_rows=1, masks=5)
 
 
@@ -54,6 +59,25 @@ def lessons(rng: np.random.Generator, pools: Pools, share: float) -> Iterator[Le
     of_tasks, others = tasks(rng, pools), questions(rng, pools)
     while True:
         yield next(of_tasks if rng.random() < share else others)
+
+
+class Given(NamedTuple):
+    """What a batch of packed lessons has besides its tokens. N pictures and windows, M masks.
+
+    Attributes:
+        seen, heard: what the projectors say, float32 [B T·Q D] and [B A·Q D].
+        marked: float32 [B M kinds], 0 or 1: who is to be marked.
+        last: int32 [B N], where the last token of every picture and window is.
+        moment: int32 [B N], its number in its video or sound; -1: there is none.
+        facts: float32 [B N FACTS·kinds], 0 or 1: who is in it, begins with it, has ended before it.
+    """
+
+    seen: np.ndarray
+    heard: np.ndarray
+    marked: np.ndarray
+    last: np.ndarray
+    moment: np.ndarray
+    facts: np.ndarray
 
 
 class Rows:
@@ -66,52 +90,67 @@ class Rows:
         self._queries, self._width = pools.stills.tokens.shape[2:]
         self._sizes = FeatureSizes(image_size=1, frame_tokens=self._queries, window_tokens=self._queries, patch=1)
 
-    def _example(self) -> tuple[Example, np.ndarray, np.ndarray, tuple[str, ...] | None]:
+    def _example(self) -> tuple[Example, Lesson]:
         lesson = next(self._lessons)
         pictures = np.zeros((len(lesson.seen), 1, 1, 3), np.uint8)
-        one = IMAGE in lesson.prompt
         example = assemble(
             name=lesson.sort,
             prompt=build_prompt(self._tokenizer, lesson.prompt),
             target=self._tokenizer.encode_target(lesson.target),
-            image=pictures if one else None,
+            image=pictures if IMAGE in lesson.prompt else None,
             video=pictures if VIDEO in lesson.prompt else None,
             fbank=np.zeros((len(lesson.heard), 1, 128), np.float32) if len(lesson.heard) else None,
             mask=None if lesson.marked is None else np.zeros((1, 1), np.uint8),
             ids=self._tokenizer.token_ids,
             sizes=self._sizes,
         )
-        return example, lesson.seen, lesson.heard, lesson.marked
+        return example, lesson
 
-    def __iter__(self) -> Iterator[tuple[Batch, np.ndarray, np.ndarray, np.ndarray]]:
-        """Batches with visual [B T·Q D] and audio tokens [B A·Q D], and who is marked [B M kinds] (0 or 1); float32."""
+    def __iter__(self) -> Iterator[tuple[Batch, Given]]:
+        ids, sizes = self._tokenizer.token_ids, dataclasses.asdict(self._sizes)
         while True:
-            packed, seen, heard = [], [], []
-            marked = np.zeros((self._rows, LAYOUT.masks, len(NAMES)), np.float32)
-            for row in range(self._rows):
-                found = list(self._row())
-                packed.append([f[0] for f in found])
-                seen.append(self._joined([f[1] for f in found], LAYOUT.frames))
-                heard.append(self._joined([f[2] for f in found], LAYOUT.windows))
-                for place, who in enumerate(f[3] for f in found if f[3] is not None):
-                    for kind in who:
-                        marked[row, place, NAMES.index(kind)] = 1
-            ids, sizes = self._tokenizer.token_ids, dataclasses.asdict(self._sizes)
-            yield pack(packed, layout=LAYOUT, ids=ids, **sizes), np.stack(seen), np.stack(heard), marked
+            rows = [list(self._row()) for _ in range(self._rows)]
+            batch = pack([[example for example, _ in row] for row in rows], layout=LAYOUT, ids=ids, **sizes)
+            yield batch, self.given(batch, [[lesson for _, lesson in row] for row in rows])
 
-    def _row(self) -> Iterator[tuple]:
+    def given(self, batch: Batch, rows: Sequence[Sequence[Lesson]]) -> Given:
+        """What belongs to a batch of packed lessons."""
+        ids, items = self._tokenizer.token_ids, LAYOUT.frames + LAYOUT.windows
+        given = Given(
+            seen=np.stack([self._joined([x.seen for x in row], LAYOUT.frames) for row in rows]),
+            heard=np.stack([self._joined([x.heard for x in row], LAYOUT.windows) for row in rows]),
+            marked=np.zeros((len(rows), LAYOUT.masks, len(NAMES)), np.float32),
+            last=np.zeros((len(rows), items), np.int32),
+            moment=np.full((len(rows), items), -1, np.int32),
+            facts=np.zeros((len(rows), items, FACTS * len(NAMES)), np.float32),
+        )
+        for r, row in enumerate(rows):
+            for place, who in enumerate(x.marked for x in row if x.marked is not None):
+                given.marked[r, place, [NAMES.index(kind) for kind in who]] = 1
+            filled = 0
+            for slots, sense in ((ids.visual, "in_sight"), ((ids.audio,), "audible")):
+                at = np.flatnonzero(np.isin(batch.tokens[r], slots))[self._queries - 1 :: self._queries]
+                there = [getattr(x, sense) for x in row]
+                here = slice(filled, filled + len(at))
+                given.last[r, here] = at
+                given.moment[r, here] = np.concatenate([np.arange(len(x)) for x in there])
+                given.facts[r, here] = np.concatenate([_facts(x) for x in there])
+                filled += len(at)
+        return given
+
+    def _row(self) -> Iterator[tuple[Example, Lesson]]:
         """Those that did not fit elsewhere, as far as they fit here, then new ones until `MISFITS` did not."""
         room = np.array([LAYOUT.tokens, LAYOUT.frames, LAYOUT.windows, LAYOUT.masks])
         waiting, self._waiting = self._waiting, []
         while len(self._waiting) < MISFITS:
-            found = waiting.pop(0) if waiting else self._example()
-            example, seen, heard, who = found
-            size = (len(example.prompt) + len(example.target), len(seen), len(heard), int(who is not None))
+            example, lesson = waiting.pop(0) if waiting else self._example()
+            text, masks = len(example.prompt) + len(example.target), int(lesson.marked is not None)
+            size = (text, len(lesson.seen), len(lesson.heard), masks)
             if (room < size).any():
-                self._waiting.append(found)
+                self._waiting.append((example, lesson))
                 continue
             room = room - size
-            yield found
+            yield example, lesson
         self._waiting += waiting
 
     def _joined(self, some: list[np.ndarray], items: int) -> np.ndarray:
@@ -119,6 +158,12 @@ class Rows:
         joined = np.concatenate(some)
         out[: len(joined)] = joined
         return out.reshape(-1, self._width)
+
+
+def _facts(there: np.ndarray) -> np.ndarray:
+    """Who is there, who begins to be, who has just ceased to be: bool [n kinds] → bool [n FACTS·kinds]."""
+    before = np.concatenate([np.zeros_like(there[:1]), there[:-1]])
+    return np.concatenate([there, there & ~before, before & ~there], axis=1)
 
 
 def pools_of(config: CrabConfig, args: argparse.Namespace, split: str, share: float) -> Pools:
@@ -163,32 +208,55 @@ def pools_of(config: CrabConfig, args: argparse.Namespace, split: str, share: fl
     )
 
 
-def losses(model: Crab, ids, params, batch: Batch, seen, heard, marked):
+class Said(NamedTuple):
+    """What the language model makes of a batch: states and logits of the end, states after layer `EARLY`, [B L …]."""
+
+    states: jax.Array
+    logits: jax.Array
+    early: jax.Array
+
+
+def read(config: CrabConfig, params: dict[str, Any], batch: Batch, given: Given) -> Said:
+    """Runs the language model over a batch."""
+    only = dataclasses.replace(config, clip=None, beats=None, vl_projector=None, al_projector=None, mask_decoder=None)
+    x = Crab(only, jnp.float32).apply({"params": params}, batch.tokens, given.seen, given.heard, method="place")
+    llama, own = Llama(config.llama, jnp.float32, capture=True), {"params": params["llama"]}
+    states, _, (layers, _) = llama.apply(own, x, batch.position, Segments(batch.segment))
+    return Said(states, llama.apply(own, states, method="logits"), layers[EARLY])
+
+
+def losses(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Given, ids: TokenIds) -> jax.Array:
     """What one batch says, as sums.
+
+    Args:
+        heads: `moment` [D SECONDS] and `facts` [D FACTS·kinds], which read these off the states of `EARLY`; they are
+            thrown away. To tell the time one has to know the number of a picture among its like, and what begins and
+            ends with it; answers alone teach this late.
 
     Returns:
         Negative log-likelihood of labelled tokens, their number; mean squared distance of states from codes over masks,
-        their number; masks of one kind or of nobody whose nearest code is right, their number.
+        their number; masks of one kind or of nobody whose nearest code is right, their number; cross-entropy of moments
+        and facts over pictures and windows, their number; moments that are right.
     """
-
-    def states_and_logits(m: Crab, tokens, seen, heard):
-        x = m.place(tokens, seen, heard)
-        states, _, _ = m.llama(x, batch.position, Segments(batch.segment))
-        return states, m.llama.logits(states)
-
-    states, logits = model.apply({"params": params}, batch.tokens, seen, heard, method=states_and_logits)
-    nll, count = row_nll(logits, batch.labels)
-    said = mask_states(states, batch, ids)  # [B M K D]
+    nll, count = row_nll(said.logits, batch.labels)
+    states = mask_states(said.states, batch, ids)  # [B M K D]
     there = (batch.mask_segment > 0).astype(jnp.float32)
-    width, many = said.shape[-1], marked.sum(-1)
-    wanted = code_of(marked, width)
-    off = (jnp.square(said - wanted[:, :, None]).mean((-1, -2)) * there).sum()
+    width, many = states.shape[-1], given.marked.sum(-1)
+    wanted = code_of(given.marked, width)
+    off = (jnp.square(states - wanted[:, :, None]).mean((-1, -2)) * there).sum()
     everybody = jnp.concatenate([codes(width), nobody(width)[None]])
-    nearest = jnp.square(said.mean(2)[:, :, None] - everybody).sum(-1).argmin(-1)
+    nearest = jnp.square(states.mean(2)[:, :, None] - everybody).sum(-1).argmin(-1)
     alone = there * (many <= 1)
-    truth = jnp.where(many > 0, marked.argmax(-1), len(NAMES))
+    truth = jnp.where(many > 0, given.marked.argmax(-1), len(NAMES))
     right = ((nearest == truth) * alone).sum()
-    return nll.sum(), count.sum(), off, there.sum(), right, alone.sum()
+    items = jnp.take_along_axis(said.early, given.last[..., None], axis=1)
+    real, number = given.moment >= 0, jnp.maximum(given.moment, 0)
+    moment = items @ heads["moment"]
+    timed = optax.softmax_cross_entropy_with_integer_labels(moment, number)
+    facts = optax.sigmoid_binary_cross_entropy(items @ heads["facts"] - RARE, given.facts).sum(-1)
+    knows = (moment.argmax(-1) == number) & real
+    sums = (nll, count, off, there, right, alone, (timed + 0.1 * facts) * real, real, knows)
+    return jnp.stack([jnp.sum(x) for x in sums])
 
 
 def _earlier(path: pathlib.Path, wanted: dict[str, jax.Array]) -> dict:
@@ -204,18 +272,16 @@ def _earlier(path: pathlib.Path, wanted: dict[str, jax.Array]) -> dict:
 def train(config: CrabConfig, args: argparse.Namespace) -> None:
     """Renders, trains, prints what unseen scenes say, writes the language model."""
     tokenizer, ids = Tokenizer.tiny(), config.token_ids
-    only = dataclasses.replace(
-        config, llama=dataclasses.replace(config.llama, lora=None), clip=None, beats=None, vl_projector=None,
-        al_projector=None, mask_decoder=None,
-    )  # fmt: skip
-    model = Crab(only, jnp.float32)
-    zeros = jnp.zeros((1, 8), jnp.int32)
-    params = model.init(
-        jax.random.key(args.seed), zeros,
-        method=lambda m, t: m.llama.logits(m.llama(m.llama.embed(t), t, Segments(t))[0]),
-    )["params"]  # fmt: skip
+    config = dataclasses.replace(config, llama=dataclasses.replace(config.llama, lora=None))
+    llama, zeros = Llama(config.llama, jnp.float32), jnp.zeros((1, 8), jnp.int32)
+    model = {"llama": llama.init(
+        jax.random.key(args.seed), zeros, method=lambda m, t: m.logits(m(m.embed(t), t, Segments(t))[0])
+    )["params"]}  # fmt: skip
     if args.start:
-        params = _earlier(args.start, flatten(params))
+        model = _earlier(args.start, flatten(model))
+    width = config.llama.hidden_size
+    heads = {"moment": jnp.zeros((width, SECONDS)), "facts": jnp.zeros((width, FACTS * len(NAMES)))}
+    params = {"model": model, "heads": heads}
 
     def drawn(split: str, share: float, number: int) -> Iterator:
         pools = pools_of(config, args, split, share)
@@ -226,24 +292,28 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
     optimizer = optimizer_of(args)
     state = optimizer.init(params)
 
-    def loss(params, *batch):
-        nll, count, off, masks, right, alone = losses(model, ids, params, *batch)
+    def loss(params, batch, given):
+        told = losses(read(config, params["model"], batch, given), params["heads"], batch, given, ids)
+        nll, count, off, masks, _, _, clock, items, _ = told
         text, code = nll / jnp.maximum(count, 1), off / jnp.maximum(masks, 1)
-        return text + args.marking * code, jnp.stack([nll, count, off, masks, right, alone])
+        return text + args.marking * code + args.clock * clock / jnp.maximum(items, 1), told
 
-    @jax.jit
-    def step(params, state, *batch):
-        (_, told), grads = jax.value_and_grad(loss, has_aux=True)(params, *batch)
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state, batch, given):
+        (_, told), grads = jax.value_and_grad(loss, has_aux=True)(params, batch, given)
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, told
 
-    judge = jax.jit(lambda params, *batch: loss(params, *batch)[1])
+    judge = jax.jit(lambda params, batch, given: loss(params, batch, given)[1])
 
     def line(told: np.ndarray) -> str:
-        nll, count, off, masks, right, alone = told
-        return f"text {nll / count:.4f} code {off / max(masks, 1):.4f} marked right {right / max(alone, 1):.3f}"
+        nll, count, off, masks, right, alone, clock, items, knows = told
+        return (
+            f"text {nll / count:.4f} code {off / max(masks, 1):.4f} marked right {right / max(alone, 1):.3f} "
+            f"clock {clock / items:.3f} moments right {knows / items:.3f}"
+        )
 
-    started, recent = time.monotonic(), np.zeros(6)
+    started, recent = time.monotonic(), 0.0
     for n in range(1, args.steps + 1):
         params, state, told = step(params, state, *next(rows))
         recent = recent + np.asarray(told)
@@ -251,9 +321,9 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
             held = sum(np.asarray(judge(params, *batch)) for batch in unseen)
             spent = time.monotonic() - started
             print(f"step {n}/{args.steps} | {spent:.0f} s | training {line(recent)} | unseen {line(held)}", flush=True)
-            recent = np.zeros(6)
+            recent = 0.0
         if n % args.save_every == 0 or n == args.steps:
-            write(args.out, flatten(params))
+            write(args.out, flatten(params["model"]))
     print(f"language: {args.out}", flush=True)
 
 
@@ -273,6 +343,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--rows", type=int, default=4, help=f"of a step, of {LAYOUT.tokens} tokens (default 4)")
     add("--rate", type=float, default=1.5e-3, help="peak learning rate (default 1.5e-3)")
     add("--marking", type=float, default=0.5, help="weight of codes beside words (default 0.5)")
+    add("--clock", type=float, default=0.3, help="weight of moments and facts beside words (default 0.3)")
     add("--seed", type=int, default=3, help="of scenes, questions and first weights (default 3)")
     add("--jobs", type=int, default=1, help="processes that render (default 1)")
     add("--log-every", type=int, default=100)

@@ -7,6 +7,8 @@ on the stage and who is heard comes from what was rendered once (`launch.languag
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -19,15 +21,15 @@ from data_pipelines.world.expressions import NULL_SHARE, UNSEEN
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.questions import ask
 from data_pipelines.world.stage import Performer, Scene
-from launch.language_media import Pools, Seen
+from launch.language_media import Pools, Seen, calendar
 from launch.language_questions import Lesson
 from launch.part_scenes import NAMES, SECONDS
 
 LEAST_AREA = 0.004  # of the picture, that a sounding performer must show
 CLEARLY = 1.4  # so many times as loud as the next one is what "the loudest" needs
-# Task → how often.
+# Task → how often. Who of those in a picture makes a sound is learned soonest, what an expression refers to latest.
 SHARES = {
-    "avqa": 4, "ave": 3, "avvp": 3, "avcap": 1.5, "arig": 2, "s4": 1, "ms3": 1.5, "avss": 1, "ref-avs": 3,
+    "avqa": 4, "ave": 3, "avvp": 3, "avcap": 1.5, "arig": 3, "s4": 0.5, "ms3": 1, "avss": 0.5, "ref-avs": 5,
 }  # fmt: skip
 
 
@@ -49,9 +51,19 @@ class Tasks:
             if (lesson := makers.get(task, self._moment)(task)) is not None:
                 yield lesson
 
-    def _lesson(self, task: str, row: Row, seen: np.ndarray, heard: np.ndarray, marked=None) -> Lesson:
+    def _lesson(
+        self, task: str, row: Row, seen: np.ndarray, heard: np.ndarray, performers: Sequence[Performer], step: int = 1,
+        marked: tuple[str, ...] | None = None,
+    ) -> Lesson:  # fmt: skip
+        """`performers`: who is seen and heard when, in media whose items are `step` seconds apart."""
         spec = TASKS[task]
-        return Lesson(task, spec.prompt(row), spec.target(row), seen, heard, marked)
+        there = []
+        for sense, items in (("seen", seen), ("heard", heard)):
+            spans: dict[str, tuple] = {}
+            for p in performers:
+                spans[p.kind] = (*spans.get(p.kind, ()), *getattr(p, sense))
+            there.append(calendar(spans, len(items), step))
+        return Lesson(task, spec.prompt(row), spec.target(row), seen, heard, marked, *there)
 
     # ------------------------------------------------------------------------------------------ ten-second videos
 
@@ -104,7 +116,7 @@ class Tasks:
             return None
         performers, pictures, windows = together
         said = events.event_said_aloud(self._rng, performers, who, seen, heard)
-        return self._lesson(task, Row(label_text=said), pictures, windows)
+        return self._lesson(task, Row(label_text=said), pictures, windows, performers)
 
     def _avvp(self, task: str) -> Lesson | None:
         casting = self._casting
@@ -125,7 +137,7 @@ class Tasks:
             return None
         performers, pictures, windows = together
         row = Row(label_text=events.parsed_aloud(self._rng, performers))
-        return self._lesson(task, row, pictures, windows)
+        return self._lesson(task, row, pictures, windows, performers)
 
     def _avcap(self, task: str) -> Lesson | None:
         casting = self._casting
@@ -144,7 +156,7 @@ class Tasks:
             return None
         performers, pictures, windows = together
         scene = dataclasses.replace(self._pools.videos.scenes[k], performers=tuple(performers))
-        return self._lesson(task, Row(caption=events.caption(self._rng, scene)), pictures, windows)
+        return self._lesson(task, Row(caption=events.caption(self._rng, scene)), pictures, windows, performers)
 
     # ----------------------------------------------------------------------------------------------------- concerts
 
@@ -154,7 +166,8 @@ class Tasks:
         for q in ask(self._rng, looks.scenes[k], 1):
             said = f"{q.reasoning} {concerts.CLAUSE.format(answer=q.answer)}"
             row = Row(question=q.text, answer=q.answer, label_text=said)
-            return self._lesson(task, row, looks.tokens[k], tones.tokens[k])
+            step = concerts.SECONDS // concerts.STEPS
+            return self._lesson(task, row, looks.tokens[k], tones.tokens[k], looks.scenes[k].performers, step)
         return None
 
     # ----------------------------------------------------------------------------------------------- single pictures
@@ -173,11 +186,13 @@ class Tasks:
             return None
         second = int(rng.integers(5))
         window = pools.sounds.composed(rng, sound, {kind: ((0, 1),) for kind in kinds}, 1)
+        now = ((0, 1),)
+        performers = [timed(s.performer, seen=now, heard=now if s in sounding else ()) for s in seen]
+        media = pools.stills.tokens[k], window
         if task == "arig":
             row = Row(box=sounding[0].box, label=KINDS[kinds[0]].name, second=second)
-            return self._lesson(task, row, pools.stills.tokens[k], window)
-        row = Row(label=", ".join(kinds), second=second)
-        return self._lesson(task, row, pools.stills.tokens[k], window, tuple(kinds))
+            return self._lesson(task, row, *media, performers)
+        return self._lesson(task, Row(label=", ".join(kinds), second=second), *media, performers, marked=tuple(kinds))
 
     def _ref_avs(self, task: str) -> Lesson | None:
         """An expression for one in a picture, told by what all of them sound like for ten seconds."""
@@ -202,15 +217,15 @@ class Tasks:
             performers.append(p)
         scene = Scene(tuple(performers), duration_s=SECONDS)
         levels = sorted(p.loudness for p in performers if p.heard)
-        clear = all(b >= CLEARLY * a for a, b in zip(levels, levels[1:]))
-        some = [e for e in expressions.about_somebody(scene) if clear or not ("loud" in e.text or "soft" in e.text)]
-        pool = some
+        clear = all(b >= CLEARLY * a for a, b in itertools.pairwise(levels))
         if casting.chance(NULL_SHARE):
-            pool = list(expressions.about_nobody(scene, rng, [n for n in NAMES if n not in UNSEEN]))
-        (one,) = expressions.pick(rng, pool, 1)
+            true = list(expressions.about_nobody(scene, rng, [name for name in NAMES if name not in UNSEEN]))
+        else:
+            true = [e for e in expressions.about_somebody(scene) if clear or not re.search("loud|soft", e.text)]
+        (one,) = expressions.pick(rng, true, 1)
         windows = pools.sounds.composed(rng, sound, {p.kind: p.heard for p in performers}, SECONDS)
         marked = () if one.who is None else (performers[one.who].kind,)
-        return self._lesson(task, Row(exp=one.text, label="", second=0), pools.stills.tokens[k], windows, marked)
+        return self._lesson(task, Row(exp=one.text), pools.stills.tokens[k], windows, performers, marked=marked)
 
 
 def tasks(rng: np.random.Generator, pools: Pools) -> Iterator[Lesson]:

@@ -58,8 +58,8 @@ stage() { # NAME CORES
 language() { # reads what eye, ear and projectors say; an interrupt starts it over
   [ -f "$RUNS/language.safetensors" ] && return
   python -m launch.pretrain_language --parts "$RUNS" --out "$RUNS/language.unfinished.safetensors" \
-    --stills "$(times 3000 60)" --videos "$(times 1200 60)" --sounds "$(times 3000 60)" --steps "$(times 4500)" \
-    > "$RUNS/language.log" 2>&1 &&
+    --stills "$(times 3500 60)" --videos "$(times 2200 60)" --sounds "$(times 3200 60)" --concerts "$(times 800 20)" \
+    --steps "$(times 8000)" > "$RUNS/language.log" 2>&1 &&
     mv "$RUNS/language.unfinished.safetensors" "$RUNS/language.safetensors"
 }
 
@@ -80,17 +80,17 @@ both "part eye 6000 3600" "part ear 3500 3600"
 
 say "rendering"
 # What of the test splits is rendered with a share of the training split.
-world 5000 0.01 pretrain-image
-world 1800 0.01 pretrain-audio
-world 1500 0.02 pretrain-seg
-world 1000 0.1 s4
-world 600 0.1 arig
-world 400 0.15 ms3
-world 900 0.1 ave avvp
-world 700 0.1 avcap
-world 260 0.15 avss
-world 450 0.1 ref-avs
-world 200 0.15 avqa
+world 1500 0.02 pretrain-image
+world 800 0.02 pretrain-audio
+world 600 0.05 pretrain-seg
+world 500 0.2 s4
+world 400 0.2 arig
+world 300 0.2 ms3
+world 400 0.2 ave avvp
+world 300 0.25 avcap
+world 200 0.25 avss
+world 300 0.2 ref-avs
+world 160 0.25 avqa
 say "building shards"
 crab data build pretrain-image pretrain-seg pretrain-audio avqa ave avvp arig s4 ms3 avss ref-avs avcap \
   --root "$RUNS/world" --out "$RUNS/shards" --size 112 --jobs "$JOBS"

@@ -10,7 +10,7 @@ import pytest
 
 from configs import mini
 from crab_jax.config import build
-from crab_jax.model import CrabConfig, abstract
+from crab_jax.model import CrabConfig, abstract, mask_positions
 from crab_jax.starting import handed_on, newest_checkpoint
 from crab_jax.tasks import TASKS
 from crab_jax.tasks.answers import Unparsed
@@ -156,8 +156,8 @@ def pools():
             [tuple(Heard(kind, (), 0.05 * 1.9**k) for k, kind in enumerate(kinds)) for kinds, _ in sounds],
             lm.SOUND_SECONDS, 10000, there=[there for _, there in sounds],
         ),
-        looks=pool([tuple(Seen(p.kind, performer=p) for p in s.performers if p.seen) for s in played], 10, 100000, scenes=played),
-        tones=pool([tuple(Heard(p.kind, (), p.loudness) for p in s.performers) for s in played], 10, 200000, scenes=played),
+        looks=pool([tuple(Seen(p.kind) for p in s.performers if p.seen) for s in played], 10, 100000, scenes=played),
+        tones=pool([tuple(Heard(p.kind, (), 0.1) for p in s.performers) for s in played], 10, 200000, scenes=played),
     )  # fmt: skip
 
 
@@ -252,49 +252,85 @@ def test_rows_hold_what_their_questions_are_about():
     tokenizer = Tokenizer.tiny()
     rows = pl.Rows(POOLS, tokenizer=tokenizer, seed=(1,), rows=3, tasks=0.7)
     ids, filled = tokenizer.token_ids, []
-    for batch, seen, heard, marked in itertools.islice(rows, 12):
+    for batch, given in itertools.islice(rows, 12):
         filled.append((batch.segment > 0).mean())
-        assert seen.shape == (3, pl.LAYOUT.frames * 4, 160)
+        assert given.seen.shape == (3, pl.LAYOUT.frames * 4, 160)
         for row in range(3):
-            for tokens, slots in ((seen[row, :, 0], ids.visual), (heard[row, :, 0], (ids.audio,))):
+            for tokens, slots in ((given.seen[row, :, 0], ids.visual), (given.heard[row, :, 0], (ids.audio,))):
                 wanted = np.isin(batch.tokens[row], slots).sum()
                 assert (tokens[:wanted] > 0).all(), "every placeholder gets something"
                 assert (tokens[wanted:] == 0).all(), "and nothing is left over"
-            assert (marked[row].sum(-1) > 0).sum() <= (batch.mask_segment[row] > 0).sum()
+            assert (given.marked[row].sum(-1) > 0).sum() <= (batch.mask_segment[row] > 0).sum()
             masks = np.isin(batch.tokens[row], ids.masks).sum()
             assert masks == 6 * (batch.mask_segment[row] > 0).sum()
     assert np.mean(filled) > 0.8
 
 
+def test_every_picture_and_window_has_its_moment_and_facts():
+    tokenizer = Tokenizer.tiny()
+    rows, kinds = pl.Rows(POOLS, tokenizer=tokenizer, seed=(3,), rows=4, tasks=0.9), len(NAMES)
+    ids, compared = tokenizer.token_ids, 0
+    for batch, given in itertools.islice(rows, 6):
+        for row in range(4):
+            items, earlier = given.moment[row] >= 0, np.zeros(kinds)
+            placed = np.isin(batch.tokens[row], (*ids.visual, ids.audio))
+            assert 4 * items.sum() == placed.sum()
+            assert placed[given.last[row, items]].all(), "the last token is one of them"
+            told = {"videos": given.seen[row], "sounds": given.heard[row]}
+            for at, moment, facts in zip(given.last[row, items], given.moment[row, items], given.facts[row, items]):
+                sense = "sounds" if batch.tokens[row, at] == ids.audio else "videos"
+                slots = (ids.audio,) if sense == "sounds" else ids.visual
+                number = np.isin(batch.tokens[row, : at + 1], slots).sum() - 1
+                pool = POOLS.sounds if sense == "sounds" else POOLS.videos
+                first = pool.tokens.min()
+                if not first <= told[sense][number, 0] <= pool.tokens.max():
+                    continue  # a picture of its own, or a concert
+                (there,) = shown(told[sense][number].reshape(1, 1, -1), sense)
+                assert {NAMES[k] for k in np.flatnonzero(facts[:kinds])} == there
+                before = earlier * (moment > 0)
+                np.testing.assert_array_equal(facts[kinds : 2 * kinds], facts[:kinds] * (1 - before))
+                np.testing.assert_array_equal(facts[2 * kinds :], before * (1 - facts[:kinds]))
+                earlier, compared = facts[:kinds], compared + 1
+    assert compared > 100
+
+
 def test_a_state_that_is_a_code_is_right():
     rows = iter(pl.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(2,), rows=4, tasks=0.7))
-    batch, seen, heard, marked = next(rows)
+    batch, given = next(rows)
     assert (batch.mask_segment > 0).any()
-    many = marked.sum(-1, keepdims=True)
-    said = np.where(many > 0, marked @ codes(160) / np.sqrt(np.maximum(many, 1)), nobody(160))
+    many = given.marked.sum(-1, keepdims=True)
+    code = np.where(many > 0, given.marked @ codes(160) / np.sqrt(np.maximum(many, 1)), nobody(160))
+    ids, kinds, vocabulary = CONFIG.token_ids, len(NAMES), CONFIG.llama.vocab_size
 
-    class Speaks:
-        """Says exactly the code at every mask, or that of somebody else."""
+    def told(turn, early, heads):
+        """Somebody who says exactly the code at every mask, or that of somebody else."""
+        states = np.zeros((*batch.tokens.shape, 160), np.float32)
+        at = np.asarray(mask_positions(batch, ids))
+        for row, place in zip(*np.nonzero(batch.mask_segment)):
+            states[row, at[row, place]] = np.roll(code[row, place], turn)
+        said = pl.Said(jnp.asarray(states), jnp.zeros((*batch.tokens.shape, vocabulary)), early)
+        return pl.losses(said, heads, batch, given, ids)
 
-        def __init__(self, turn):
-            self.turn = turn
-
-        def apply(self, variables, tokens, *media, method):
-            states = np.zeros((*tokens.shape, 160), np.float32)
-            from crab_jax.model import mask_positions
-
-            at = np.asarray(mask_positions(batch, CONFIG.token_ids))
-            for row, place in zip(*np.nonzero(batch.mask_segment)):
-                states[row, at[row, place]] = np.roll(said[row, place], self.turn)
-            return jnp.asarray(states), jnp.zeros((*tokens.shape, CONFIG.llama.vocab_size))
-
-    nll, count, off, masks, right, alone = pl.losses(Speaks(0), CONFIG.token_ids, {}, batch, seen, heard, marked)
-    assert float(nll / count) == pytest.approx(np.log(CONFIG.llama.vocab_size), rel=1e-5)
+    early = np.zeros((*batch.tokens.shape, 160), np.float32)
+    heads = {"moment": np.zeros((160, 10), np.float32), "facts": np.zeros((160, 3 * kinds), np.float32)}
+    nll, count, off, masks, right, alone, blind, items, _ = told(0, early, heads)
+    assert float(nll / count) == pytest.approx(np.log(vocabulary), rel=1e-5)
     assert (float(off), float(masks)) == (0, (batch.mask_segment > 0).sum())
     assert float(right) == float(alone) > 0
-    _, _, off, masks, right, alone = pl.losses(Speaks(1), CONFIG.token_ids, {}, batch, seen, heard, marked)
+    _, _, off, masks, right, alone, *_ = told(1, early, heads)
     assert float(off / masks) > 1
     assert float(right) < float(alone)
+    assert items == (given.moment >= 0).sum()
+
+    # States that spell moment and facts out, and heads that read just this.
+    for row, item in zip(*np.nonzero(given.moment >= 0)):
+        early[row, given.last[row, item], given.moment[row, item]] = 20
+        early[row, given.last[row, item], 10 : 10 + 3 * kinds] = 20 * given.facts[row, item]
+    heads["moment"][:10] = np.eye(10)
+    heads["facts"][10 : 10 + 3 * kinds] = np.eye(3 * kinds)
+    *_, clock, _, knows = told(0, early, heads)
+    assert knows == items
+    assert float(clock) < 0.2 * float(blind)
 
 
 @pytest.mark.slow
@@ -307,7 +343,8 @@ def test_what_is_written_starts_a_stage(tmp_path):
         write(
             tmp_path / f"{name}.safetensors", {p: rng.normal(0, 0.05, x.shape).astype(x.dtype) for p, x in here.items()}
         )
-    sizes = ["--stills", "8", "--videos", "2", "--sounds", "8", "--concerts", "8", "--steps", "3", "--rows", "1", "--log-every", "1"]
+    sizes = ["--stills", "8", "--videos", "2", "--sounds", "8", "--concerts", "8", "--steps", "3"]
+    sizes += ["--rows", "1", "--log-every", "1"]
     out = tmp_path / "language.safetensors"
     pl.main(["--parts", str(tmp_path), "--out", str(out), *sizes])
     given = handed_on(newest_checkpoint(out))
@@ -331,7 +368,10 @@ def test_no_question_brings_together_what_is_kept_for_testing():
     made = lq.questions(
         np.random.default_rng(0),
         Pools(
-            pool(boxes, 1), pool(boxes, 10, there=[one] * len(boxes)), pool(sounds, 10, there=[two] * 2), pool([], 1),
+            pool(boxes, 1),
+            pool(boxes, 10, there=[one] * len(boxes)),
+            pool(sounds, 10, there=[two] * 2),
+            pool([], 1),
             pool([], 1),
         ),
     )
