@@ -59,7 +59,7 @@ language() { # reads what eye, ear and projectors say; an interrupt starts it ov
   [ -f "$RUNS/language.safetensors" ] && return
   python -m launch.pretrain_language --parts "$RUNS" --out "$RUNS/language.unfinished.safetensors" \
     --stills "$(times 3500 60)" --videos "$(times 2200 60)" --sounds "$(times 3200 60)" --concerts "$(times 800 20)" \
-    --steps "$(times 8000)" > "$RUNS/language.log" 2>&1 &&
+    --steps "$(times 12000)" > "$RUNS/language.log" 2>&1 &&
     mv "$RUNS/language.unfinished.safetensors" "$RUNS/language.safetensors"
 }
 
@@ -76,7 +76,7 @@ both() { # two functions with their arguments, each in one word, on one core eac
 trap 'exit 130' INT
 
 mkdir -p "$RUNS"
-both "part eye 6000 3600" "part ear 3500 3600"
+both "part eye 6000 3600" "part ear 4500 8000"
 
 say "rendering"
 # What of the test splits is rendered with a share of the training split.
@@ -96,8 +96,8 @@ crab data build pretrain-image pretrain-seg pretrain-audio avqa ave avvp arig s4
   --root "$RUNS/world" --out "$RUNS/shards" --size 112 --jobs "$JOBS"
 
 both "part vl_projector 10000 9000 --rows 48 --rate 2e-3 --seed 2 --encoder $RUNS/eye.safetensors" \
-  "part al_projector 2500 2500 --rows 32 --rate 2e-3 --encoder $RUNS/ear.safetensors"
-both "part decoder 4000 3200 --rows 8 --rate 2e-3 --seed 2 --encoder $RUNS/eye.safetensors" language
+  "part al_projector 4500 9000 --rows 32 --rate 1.5e-3 --encoder $RUNS/ear.safetensors"
+both "part decoder 6000 9000 --rows 8 --rate 1.5e-3 --seed 2 --encoder $RUNS/eye.safetensors" language
 for name in visual_pretrain audio_pretrain seg_pretrain finetune; do
   say "stage $name"
   stage "$name" 2
