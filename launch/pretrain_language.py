@@ -19,6 +19,7 @@ import argparse
 import dataclasses
 import functools
 import pathlib
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -39,11 +40,12 @@ from crab_jax.model import Crab, CrabConfig, mask_states
 from crab_jax.nn.fused_attention import Segments
 from crab_jax.params import flatten, nest
 from crab_jax.starting import handed_on, newest_checkpoint
+from crab_jax.tasks.answers import BOX_GRID
 from crab_jax.tokens import IMAGE, VIDEO, Tokenizer, build_prompt
 from data_pipelines.examples import assemble
 from launch.language_media import Pool, Pools, Rendered, render_concert, render_sound, render_still, render_video
 from launch.language_questions import Lesson, questions
-from launch.part_scenes import NAMES, SECONDS, Job, rendered
+from launch.part_scenes import BINS, NAMES, SECONDS, Job, rendered
 from launch.pretrain_parts import code_of, codes, nobody, optimizer_of, write
 from launch.task_questions import tasks
 
@@ -51,6 +53,12 @@ MISFITS = 4
 FACTS = 3  # about every kind at every moment, see `_facts`
 RARE = 3.0  # most facts are not so
 EARLY = 1  # the layer whose states tell them; the others have the rest of the work to do
+LATER = 2  # the layer whose states know the numbers of the answer before they are spelt out
+# What an answer gives in numbers: a box in the 224 grid, told to 1/28 of it, and an interval of whole seconds.
+NUMBERS = (
+    (re.compile(r"\((\d+),(\d+)\) and coordinate of bottom right corner is \((\d+),(\d+)\)"), BOX_GRID // BINS, BINS),
+    (re.compile(r"<range> (\d+),(\d+) </range>"), 1, SECONDS + 1),
+)
 LAYOUT = Layout(tokens=400, frames=22, windows=22, patch_rows=1, masks=5)
 
 
@@ -70,6 +78,8 @@ class Given(NamedTuple):
         last: int32 [B N], where the last token of every picture and window is.
         moment: int32 [B N], its number in its video or sound; -1: there is none.
         facts: float32 [B N FACTS·kinds], 0 or 1: who is in it, begins with it, has ended before it.
+        numbers: int32 [B L 6], at every place that predicts something of an answer with just one box, or one interval:
+            its steps, see `NUMBERS`; -1: there is none.
     """
 
     seen: np.ndarray
@@ -78,6 +88,7 @@ class Given(NamedTuple):
     last: np.ndarray
     moment: np.ndarray
     facts: np.ndarray
+    numbers: np.ndarray
 
 
 class Rows:
@@ -111,10 +122,12 @@ class Rows:
         while True:
             rows = [list(self._row()) for _ in range(self._rows)]
             batch = pack([[example for example, _ in row] for row in rows], layout=LAYOUT, ids=ids, **sizes)
-            yield batch, self.given(batch, [[lesson for _, lesson in row] for row in rows])
+            yield batch, self.given(batch, rows)
 
-    def given(self, batch: Batch, rows: Sequence[Sequence[Lesson]]) -> Given:
+    def given(self, batch: Batch, rows: Sequence[Sequence[tuple[Example, Lesson]]]) -> Given:
         """What belongs to a batch of packed lessons."""
+        examples = [[example for example, _ in row] for row in rows]
+        rows = [[lesson for _, lesson in row] for row in rows]
         ids, items = self._tokenizer.token_ids, LAYOUT.frames + LAYOUT.windows
         given = Given(
             seen=np.stack([self._joined([x.seen for x in row], LAYOUT.frames) for row in rows]),
@@ -123,6 +136,7 @@ class Rows:
             last=np.zeros((len(rows), items), np.int32),
             moment=np.full((len(rows), items), -1, np.int32),
             facts=np.zeros((len(rows), items, FACTS * len(NAMES)), np.float32),
+            numbers=np.full((*batch.tokens.shape, 6), -1, np.int32),
         )
         for r, row in enumerate(rows):
             for place, who in enumerate(x.marked for x in row if x.marked is not None):
@@ -136,6 +150,11 @@ class Rows:
                 given.moment[r, here] = np.concatenate([np.arange(len(x)) for x in there])
                 given.facts[r, here] = np.concatenate([_facts(x) for x in there])
                 filled += len(at)
+            start = 0
+            for example, lesson in zip(examples[r], row, strict=True):
+                said = slice(start + len(example.prompt) - 1, start + len(example.prompt) + len(example.target) - 1)
+                given.numbers[r, said] = _numbers(lesson.target)
+                start += len(example.prompt) + len(example.target)
         return given
 
     def _row(self) -> Iterator[tuple[Example, Lesson]]:
@@ -164,6 +183,16 @@ def _facts(there: np.ndarray) -> np.ndarray:
     """Who is there, who begins to be, who has just ceased to be: bool [n kinds] → bool [n FACTS·kinds]."""
     before = np.concatenate([np.zeros_like(there[:1]), there[:-1]])
     return np.concatenate([there, there & ~before, before & ~there], axis=1)
+
+
+def _numbers(answer: str) -> list[int]:
+    """Steps of the one box and of the one interval in an answer; -1 where there is none, or more than one."""
+    out: list[int] = []
+    for pattern, step, count in NUMBERS:
+        found = pattern.findall(answer)
+        alone = found[0] if len(found) == 1 else ["-1"] * pattern.groups
+        out += [min(int(x) // step, count - 1) for x in alone]
+    return out
 
 
 def pools_of(config: CrabConfig, args: argparse.Namespace, split: str, share: float) -> Pools:
@@ -209,11 +238,12 @@ def pools_of(config: CrabConfig, args: argparse.Namespace, split: str, share: fl
 
 
 class Said(NamedTuple):
-    """What the language model makes of a batch: states and logits of the end, states after layer `EARLY`, [B L …]."""
+    """What the language model makes of a batch, [B L …]: states and logits of the end, states of `EARLY` and `LATER`."""
 
     states: jax.Array
     logits: jax.Array
     early: jax.Array
+    later: jax.Array
 
 
 def read(config: CrabConfig, params: dict[str, Any], batch: Batch, given: Given) -> Said:
@@ -222,21 +252,23 @@ def read(config: CrabConfig, params: dict[str, Any], batch: Batch, given: Given)
     x = Crab(only, jnp.float32).apply({"params": params}, batch.tokens, given.seen, given.heard, method="place")
     llama, own = Llama(config.llama, jnp.float32, capture=True), {"params": params["llama"]}
     states, _, (layers, _) = llama.apply(own, x, batch.position, Segments(batch.segment))
-    return Said(states, llama.apply(own, states, method="logits"), layers[EARLY])
+    return Said(states, llama.apply(own, states, method="logits"), layers[EARLY], layers[LATER])
 
 
 def losses(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Given, ids: TokenIds) -> jax.Array:
     """What one batch says, as sums.
 
     Args:
-        heads: `moment` [D SECONDS] and `facts` [D FACTS·kinds], which read these off the states of `EARLY`; they are
-            thrown away. To tell the time one has to know the number of a picture among its like, and what begins and
-            ends with it; answers alone teach this late.
+        heads: `moment` [D SECONDS] and `facts` [D FACTS·kinds], which read these off the states of `EARLY`, and
+            `numbers` [D 4·BINS + 2·(SECONDS + 1)] off those of `LATER`; they are thrown away. To tell the time one has
+            to know the number of a picture among its like, and what begins and ends with it, and to tell a place one has
+            to look it up; answers alone teach this late.
 
     Returns:
         Negative log-likelihood of labelled tokens, their number; mean squared distance of states from codes over masks,
         their number; masks of one kind or of nobody whose nearest code is right, their number; cross-entropy of moments
-        and facts over pictures and windows, their number; moments that are right.
+        and facts over pictures and windows, their number; moments that are right; cross-entropy of numbers over the
+        places of answers that have some, how many these are, steps between the likeliest numbers and the true ones.
     """
     nll, count = row_nll(said.logits, batch.labels)
     states = mask_states(said.states, batch, ids)  # [B M K D]
@@ -255,7 +287,15 @@ def losses(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Given, 
     timed = optax.softmax_cross_entropy_with_integer_labels(moment, number)
     facts = optax.sigmoid_binary_cross_entropy(items @ heads["facts"] - RARE, given.facts).sum(-1)
     knows = (moment.argmax(-1) == number) & real
-    sums = (nll, count, off, there, right, alone, (timed + 0.1 * facts) * real, real, knows)
+    missed, misses, places, first = 0.0, 0.0, given.numbers.max(-1) >= 0, 0
+    for column, count_of in enumerate((BINS,) * 4 + (SECONDS + 1,) * 2):
+        truth, scores = given.numbers[..., column], said.later @ heads["numbers"][:, first : first + count_of]
+        near = jax.nn.softmax(-jnp.abs(jnp.arange(count_of) - truth[..., None]) / 0.5)
+        told = truth >= 0
+        missed += optax.softmax_cross_entropy(scores, near) * told
+        misses += jnp.abs(scores.argmax(-1) - truth) * told
+        first += count_of
+    sums = (nll, count, off, there, right, alone, (timed + 0.1 * facts) * real, real, knows, missed, places, misses)
     return jnp.stack([jnp.sum(x) for x in sums])
 
 
@@ -280,7 +320,11 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
     if args.start:
         model = _earlier(args.start, flatten(model))
     width = config.llama.hidden_size
-    heads = {"moment": jnp.zeros((width, SECONDS)), "facts": jnp.zeros((width, FACTS * len(NAMES)))}
+    heads = {
+        "moment": jnp.zeros((width, SECONDS)),
+        "facts": jnp.zeros((width, FACTS * len(NAMES))),
+        "numbers": jnp.zeros((width, 4 * BINS + 2 * (SECONDS + 1))),
+    }
     params = {"model": model, "heads": heads}
 
     def drawn(split: str, share: float, number: int) -> Iterator:
@@ -294,9 +338,10 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
 
     def loss(params, batch, given):
         told = losses(read(config, params["model"], batch, given), params["heads"], batch, given, ids)
-        nll, count, off, masks, _, _, clock, items, _ = told
+        nll, count, off, masks, _, _, clock, items, _, missed, places, _ = told
         text, code = nll / jnp.maximum(count, 1), off / jnp.maximum(masks, 1)
-        return text + args.marking * code + args.clock * clock / jnp.maximum(items, 1), told
+        looked_up = clock / jnp.maximum(items, 1) + 0.3 * missed / jnp.maximum(places, 1)
+        return text + args.marking * code + args.clock * looked_up, told
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state, batch, given):
@@ -307,10 +352,11 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
     judge = jax.jit(lambda params, batch, given: loss(params, batch, given)[1])
 
     def line(told: np.ndarray) -> str:
-        nll, count, off, masks, right, alone, clock, items, knows = told
+        nll, count, off, masks, right, alone, clock, items, knows, missed, places, misses = told
         return (
             f"text {nll / count:.4f} code {off / max(masks, 1):.4f} marked right {right / max(alone, 1):.3f} "
-            f"clock {clock / items:.3f} moments right {knows / items:.3f}"
+            f"clock {clock / items:.3f} moments right {knows / items:.3f} "
+            f"numbers {missed / max(places, 1):.3f} steps off {misses / max(places, 1):.2f}"
         )
 
     started, recent = time.monotonic(), 0.0
@@ -343,7 +389,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--rows", type=int, default=4, help=f"of a step, of {LAYOUT.tokens} tokens (default 4)")
     add("--rate", type=float, default=1.5e-3, help="peak learning rate (default 1.5e-3)")
     add("--marking", type=float, default=0.5, help="weight of codes beside words (default 0.5)")
-    add("--clock", type=float, default=0.3, help="weight of moments and facts beside words (default 0.3)")
+    add("--clock", type=float, default=0.3, help="weight of moments, facts and numbers beside words (default 0.3)")
     add("--seed", type=int, default=3, help="of scenes, questions and first weights (default 3)")
     add("--jobs", type=int, default=1, help="processes that render (default 1)")
     add("--log-every", type=int, default=100)

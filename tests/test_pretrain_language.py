@@ -302,18 +302,24 @@ def test_a_state_that_is_a_code_is_right():
     code = np.where(many > 0, given.marked @ codes(160) / np.sqrt(np.maximum(many, 1)), nobody(160))
     ids, kinds, vocabulary = CONFIG.token_ids, len(NAMES), CONFIG.llama.vocab_size
 
-    def told(turn, early, heads):
+    def told(turn, early, heads, later=None):
         """Somebody who says exactly the code at every mask, or that of somebody else."""
         states = np.zeros((*batch.tokens.shape, 160), np.float32)
         at = np.asarray(mask_positions(batch, ids))
         for row, place in zip(*np.nonzero(batch.mask_segment)):
             states[row, at[row, place]] = np.roll(code[row, place], turn)
-        said = pl.Said(jnp.asarray(states), jnp.zeros((*batch.tokens.shape, vocabulary)), early)
+        said = pl.Said(
+            jnp.asarray(states), jnp.zeros((*batch.tokens.shape, vocabulary)), early, early if later is None else later
+        )
         return pl.losses(said, heads, batch, given, ids)
 
     early = np.zeros((*batch.tokens.shape, 160), np.float32)
-    heads = {"moment": np.zeros((160, 10), np.float32), "facts": np.zeros((160, 3 * kinds), np.float32)}
-    nll, count, off, masks, right, alone, blind, items, _ = told(0, early, heads)
+    heads = {
+        "moment": np.zeros((160, 10), np.float32),
+        "facts": np.zeros((160, 3 * kinds), np.float32),
+        "numbers": np.zeros((160, 4 * 28 + 2 * 11), np.float32),
+    }
+    nll, count, off, masks, right, alone, blind, items, _, unknown, places, _ = told(0, early, heads)
     assert float(nll / count) == pytest.approx(np.log(vocabulary), rel=1e-5)
     assert (float(off), float(masks)) == (0, (batch.mask_segment > 0).sum())
     assert float(right) == float(alone) > 0
@@ -321,6 +327,7 @@ def test_a_state_that_is_a_code_is_right():
     assert float(off / masks) > 1
     assert float(right) < float(alone)
     assert items == (given.moment >= 0).sum()
+    assert places == (given.numbers.max(-1) >= 0).sum() > 0
 
     # States that spell moment and facts out, and heads that read just this.
     for row, item in zip(*np.nonzero(given.moment >= 0)):
@@ -328,9 +335,36 @@ def test_a_state_that_is_a_code_is_right():
         early[row, given.last[row, item], 10 : 10 + 3 * kinds] = 20 * given.facts[row, item]
     heads["moment"][:10] = np.eye(10)
     heads["facts"][10 : 10 + 3 * kinds] = np.eye(3 * kinds)
-    *_, clock, _, knows = told(0, early, heads)
+    # The same for the numbers of answers: the box's first edge in one place, the interval's end in another.
+    spelt = np.zeros((*batch.tokens.shape, 160), np.float32)
+    for row, place in zip(*np.nonzero(given.numbers.max(-1) >= 0)):
+        box, interval = given.numbers[row, place, 0], given.numbers[row, place, 5]
+        if box >= 0:
+            spelt[row, place, box] = 4
+        if interval >= 0:
+            spelt[row, place, 30 + interval] = 4
+    heads["numbers"][:28, :28] = np.eye(28)
+    heads["numbers"][30:41, 4 * 28 + 11 :] = np.eye(11)
+    *_, clock, _, knows, missed, _, misses = told(0, early, heads, spelt)
     assert knows == items
     assert float(clock) < 0.2 * float(blind)
+    others = given.numbers[..., [1, 2, 3, 4]]
+    assert float(misses) == pytest.approx(float(others[others >= 0].sum())), "what is not read is taken for 0"
+    assert float(missed) < float(unknown)
+
+
+def test_numbers_of_answers():
+    corners = "Its coordinate of top left corner is ({},{}) and coordinate of bottom right corner is ({},{})"
+    assert pl._numbers(f"The drum: {corners.format(0, 9, 223, 224)}") == [0, 1, 27, 27, -1, -1]
+    assert pl._numbers("and the time range is <range> 2,10 </range>.") == [-1, -1, -1, -1, 2, 10]
+    assert pl._numbers(f"{corners.format(1, 2, 3, 4)}. {corners.format(5, 6, 7, 8)}") == [-1] * 6, "which of them?"
+    asked, rng = {"arig": 0, "ave": 0}, pl.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(4,), rows=2, tasks=1.0)
+    for batch, given in itertools.islice(rng, 8):
+        said, told = batch.labels >= 0, given.numbers.max(-1) >= 0
+        assert not (told & ~said).any(), "nothing is asked of places that predict nothing"
+        asked["arig"] += (given.numbers[..., 0] >= 0).sum()
+        asked["ave"] += (given.numbers[..., 4] >= 0).sum()
+    assert all(asked.values())
 
 
 @pytest.mark.slow
