@@ -42,7 +42,7 @@ STAGES = {
         shares={"pretrain-seg": 2, "pretrain-image": 1},
     ),
     "finetune": dict(
-        start=_BEFORE, train=(_SPEAKS, _SEES, _HEARS), steps=700, rate=4e-4, rows=4, heads=("binary", "semantic"),
+        start=_BEFORE, train=(_SPEAKS, _SEES, _HEARS), steps=700, rate=3e-4, rows=4, heads=("binary", "semantic"),
         layout=dict(tokens=400, frames=12, windows=12, patch_rows=12, masks=2),
         shares={
             "avqa": 12, "ave": 12, "avvp": 12, "avcap": 8, "arig": 12, "s4": 12, "ms3": 10, "avss": 10, "ref-avs": 12,

@@ -340,7 +340,7 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
         told = losses(read(config, params["model"], batch, given), params["heads"], batch, given, ids)
         nll, count, off, masks, _, _, clock, items, _, missed, places, _ = told
         text, code = nll / jnp.maximum(count, 1), off / jnp.maximum(masks, 1)
-        looked_up = clock / jnp.maximum(items, 1) + 0.3 * missed / jnp.maximum(places, 1)
+        looked_up = clock / jnp.maximum(items, 1) + 0.6 * missed / jnp.maximum(places, 1)
         return text + args.marking * code + args.clock * looked_up, told
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
