@@ -238,7 +238,7 @@ def pools_of(config: CrabConfig, args: argparse.Namespace, split: str, share: fl
 
 
 class Said(NamedTuple):
-    """What the language model makes of a batch, [B L …]: states and logits of the end, states of `EARLY` and `LATER`."""
+    """What the language model makes of a batch, [B L …]: states and logits of the end, those of `EARLY` and `LATER`."""
 
     states: jax.Array
     logits: jax.Array
@@ -261,8 +261,8 @@ def losses(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Given, 
     Args:
         heads: `moment` [D SECONDS] and `facts` [D FACTS·kinds], which read these off the states of `EARLY`, and
             `numbers` [D 4·BINS + 2·(SECONDS + 1)] off those of `LATER`; they are thrown away. To tell the time one has
-            to know the number of a picture among its like, and what begins and ends with it, and to tell a place one has
-            to look it up; answers alone teach this late.
+            to know the number of a picture among its like, and what begins and ends with it, and to tell a place one
+            has to look it up; answers alone teach this late.
 
     Returns:
         Negative log-likelihood of labelled tokens, their number; mean squared distance of states from codes over masks,
