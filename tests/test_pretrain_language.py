@@ -328,6 +328,8 @@ def test_a_state_that_is_a_code_is_right():
     assert float(right) < float(alone)
     assert items == (given.moment >= 0).sum()
     assert places == (given.numbers.max(-1) >= 0).sum() > 0
+    boxes, intervals = ((given.numbers[..., part] >= 0).sum() for part in (slice(0, 4), slice(4, 6)))
+    assert float(unknown) == pytest.approx(boxes * np.log(28) + intervals * np.log(11), rel=1e-5)
 
     # States that spell moment and facts out, and heads that read just this.
     for row, item in zip(*np.nonzero(given.moment >= 0)):
