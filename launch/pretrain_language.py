@@ -59,6 +59,7 @@ NUMBERS = (
     (re.compile(r"\((\d+),(\d+)\) and coordinate of bottom right corner is \((\d+),(\d+)\)"), BOX_GRID // BINS, BINS),
     (re.compile(r"<range> (\d+),(\d+) </range>"), 1, SECONDS + 1),
 )
+STEPS_OF = tuple(count for pattern, _, count in NUMBERS for _ in range(pattern.groups))  # of each number
 LAYOUT = Layout(tokens=400, frames=22, windows=22, patch_rows=1, masks=5)
 
 
@@ -136,7 +137,7 @@ class Rows:
             last=np.zeros((len(rows), items), np.int32),
             moment=np.full((len(rows), items), -1, np.int32),
             facts=np.zeros((len(rows), items, FACTS * len(NAMES)), np.float32),
-            numbers=np.full((*batch.tokens.shape, 6), -1, np.int32),
+            numbers=np.full((*batch.tokens.shape, len(STEPS_OF)), -1, np.int32),
         )
         for r, row in enumerate(rows):
             for place, who in enumerate(x.marked for x in row if x.marked is not None):
@@ -260,7 +261,7 @@ def losses(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Given, 
 
     Args:
         heads: `moment` [D SECONDS] and `facts` [D FACTS·kinds], which read these off the states of `EARLY`, and
-            `numbers` [D 4·BINS + 2·(SECONDS + 1)] off those of `LATER`; they are thrown away. To tell the time one has
+            `numbers` [D sum(STEPS_OF)] off those of `LATER`; they are thrown away. To tell the time one has
             to know the number of a picture among its like, and what begins and ends with it, and to tell a place one
             has to look it up; answers alone teach this late.
 
@@ -288,7 +289,7 @@ def losses(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Given, 
     facts = optax.sigmoid_binary_cross_entropy(items @ heads["facts"] - RARE, given.facts).sum(-1)
     knows = (moment.argmax(-1) == number) & real
     missed, misses, places, first = 0.0, 0.0, given.numbers.max(-1) >= 0, 0
-    for column, count_of in enumerate((BINS,) * 4 + (SECONDS + 1,) * 2):
+    for column, count_of in enumerate(STEPS_OF):
         truth, scores = given.numbers[..., column], said.later @ heads["numbers"][:, first : first + count_of]
         near = jax.nn.softmax(-jnp.abs(jnp.arange(count_of) - truth[..., None]) / 0.5)
         told = truth >= 0
@@ -323,7 +324,7 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
     heads = {
         "moment": jnp.zeros((width, SECONDS)),
         "facts": jnp.zeros((width, FACTS * len(NAMES))),
-        "numbers": jnp.zeros((width, 4 * BINS + 2 * (SECONDS + 1))),
+        "numbers": jnp.zeros((width, sum(STEPS_OF))),
     }
     params = {"model": model, "heads": heads}
 
