@@ -196,13 +196,18 @@ class Pool:
         options = self._having(frozenset(wanted))
         return int(options[rng.integers(len(options))]) if options else None
 
-    def composed(self, rng: np.random.Generator, k: int, spans: Mapping[str, Spans], seconds: int) -> np.ndarray:
-        """So many seconds put together out of number `k`, with each kind in its times and no others: [seconds Q D]."""
+    def composed(
+        self, rng: np.random.Generator, k: int, spans: Mapping[str, Spans], seconds: int, step: int = 1
+    ) -> np.ndarray:
+        """So many seconds put together out of number `k`, with each kind in its times and no others: [seconds Q D].
+
+        They stand for moments that are `step` seconds apart.
+        """
         there = self.there[k]
         assert there is not None
         items = []
         for second in range(seconds):
-            wanted = [at(spans.get(x.kind, ()), second) for x in self.who[k]]
+            wanted = [at(spans.get(x.kind, ()), step * second) for x in self.who[k]]
             fit = np.flatnonzero((there == wanted).all(axis=1))
             items.append(int(fit[rng.integers(len(fit))]))
         return self.tokens[k][items]

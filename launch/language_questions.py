@@ -7,7 +7,7 @@ is seen when, who is heard when and how loudly, and who of all makes the sound.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ class Lesson:
         marked: kinds that the mask in the answer marks, perhaps none; None: no mask.
         in_sight: which kinds are in which picture, bool [t kinds].
         audible: which kinds are in which window, bool [a kinds].
+        on_stage: kinds of those who are in some picture, from left to right.
+        loudness: kind of those who are in some window → how loud.
     """
 
     sort: str
@@ -44,6 +46,8 @@ class Lesson:
     marked: tuple[str, ...] | None
     in_sight: np.ndarray
     audible: np.ndarray
+    on_stage: tuple[str, ...]
+    loudness: Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,7 +298,8 @@ def questions(rng: np.random.Generator, pools: Pools) -> Iterator[Lesson]:
         target = asked.answer + ("" if asked.marked is not None else ".")
         spans = ({x.kind: x.spans or ((0, SECONDS),) for x in some} for some in (looks, sounds))
         there = (calendar(some, len(items)) for some, items in zip(spans, (pictures, windows)))
-        return Lesson(sort, media + asked.question, target, pictures, windows, asked.marked, *there)
+        placed, loudness = tuple(x.kind for x in looks), {x.kind: x.loudness for x in sounds}
+        return Lesson(sort, media + asked.question, target, pictures, windows, asked.marked, *there, placed, loudness)
 
     def sound() -> tuple[np.ndarray, tuple[Heard, ...]]:
         k = pools.sounds.draw(rng)

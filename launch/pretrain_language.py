@@ -21,7 +21,7 @@ import functools
 import pathlib
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,15 +45,17 @@ from crab_jax.tokens import IMAGE, VIDEO, Tokenizer, build_prompt
 from data_pipelines.examples import assemble
 from launch.language_media import Pool, Pools, Rendered, render_concert, render_sound, render_still, render_video
 from launch.language_questions import Lesson, questions
-from launch.part_scenes import BINS, NAMES, SECONDS, Job, rendered
-from launch.pretrain_parts import code_of, codes, nobody, optimizer_of, write
+from launch.part_optimizer import optimizer_of
+from launch.part_scenes import BINS, NAMES, PLACES, SECONDS, Job, rendered
+from launch.pretrain_parts import code_of, codes, nobody, write
 from launch.task_questions import tasks
 
 MISFITS = 4
 FACTS = 3  # about every kind at every moment, see `_facts`
+STORIES = 5  # about every kind, of all moments up to one, see `_stories`
 RARE = 3.0  # most facts are not so
-EARLY = 1  # the layer whose states tell them; the others have the rest of the work to do
-LATER = 2  # the layer whose states know the numbers of the answer before they are spelt out
+EARLY = 1  # the layer whose states tell facts and places; the others have the rest of the work to do
+LATER = 2  # the layer whose states tell stories, and know the numbers of the answer before they are spelt out
 # What an answer gives in numbers: a box in the 224 grid, told to 1/28 of it, and an interval of whole seconds.
 NUMBERS = (
     (re.compile(r"\((\d+),(\d+)\) and coordinate of bottom right corner is \((\d+),(\d+)\)"), BOX_GRID // BINS, BINS),
@@ -79,6 +81,9 @@ class Given(NamedTuple):
         last: int32 [B N], where the last token of every picture and window is.
         moment: int32 [B N], its number in its video or sound; -1: there is none.
         facts: float32 [B N FACTS·kinds], 0 or 1: who is in it, begins with it, has ended before it.
+        stories: float32 [B N STORIES·kinds], 0 or 1: who has been in one of them so far, began first, began last, was
+            in most of them, is the loudest of those.
+        places: int32 [B N PLACES], at a picture: 1 + kind of those in it from left to right, then 0; -1 at a window.
         numbers: int32 [B L 6], at every place that predicts something of an answer with just one box, or one interval:
             its steps, see `NUMBERS`; -1: there is none.
     """
@@ -89,6 +94,8 @@ class Given(NamedTuple):
     last: np.ndarray
     moment: np.ndarray
     facts: np.ndarray
+    stories: np.ndarray
+    places: np.ndarray
     numbers: np.ndarray
 
 
@@ -137,6 +144,8 @@ class Rows:
             last=np.zeros((len(rows), items), np.int32),
             moment=np.full((len(rows), items), -1, np.int32),
             facts=np.zeros((len(rows), items, FACTS * len(NAMES)), np.float32),
+            stories=np.zeros((len(rows), items, STORIES * len(NAMES)), np.float32),
+            places=np.full((len(rows), items, PLACES), -1, np.int32),
             numbers=np.full((*batch.tokens.shape, len(STEPS_OF)), -1, np.int32),
         )
         for r, row in enumerate(rows):
@@ -150,6 +159,11 @@ class Rows:
                 given.last[r, here] = at
                 given.moment[r, here] = np.concatenate([np.arange(len(x)) for x in there])
                 given.facts[r, here] = np.concatenate([_facts(x) for x in there])
+                loud = [x.loudness if sense == "audible" else {} for x in row]
+                given.stories[r, here] = np.concatenate([_stories(*x) for x in zip(there, loud, strict=True)])
+                if sense == "in_sight":
+                    placed = [_places(x.on_stage, shown) for x in row for shown in x.in_sight]
+                    given.places[r, here] = np.reshape(placed, (-1, PLACES))
                 filled += len(at)
             start = 0
             for example, lesson in zip(examples[r], row, strict=True):
@@ -186,6 +200,26 @@ def _facts(there: np.ndarray) -> np.ndarray:
     return np.concatenate([there, there & ~before, before & ~there], axis=1)
 
 
+def _stories(there: np.ndarray, loudness: Mapping[str, float]) -> np.ndarray:
+    """What all up to one say of every kind, see `Given`: bool [n kinds] → bool [n STORIES·kinds]."""
+    number = np.arange(len(there))[:, None]
+    ever = np.maximum.accumulate(there, axis=0)
+    begun = len(there) - ever.sum(0)  # [kinds]
+    first = ever & (begun == begun.min(initial=len(there)))
+    last = ever & (begun == np.where(begun <= number, begun, -1).max(1, keepdims=True))
+    count = np.cumsum(there, axis=0)
+    longest = ever & (count == count.max(1, keepdims=True))
+    level = ever * np.array([loudness.get(name, 0.0) for name in NAMES])
+    loudest = (level > 0) & (level == level.max(1, keepdims=True))
+    return np.concatenate([ever, first, last, longest, loudest], axis=1)
+
+
+def _places(on_stage: Sequence[str], shown: np.ndarray) -> list[int]:
+    """Classes of those of them who are in a picture, in their order; 0 where nobody is left."""
+    here = [1 + k for k in map(NAMES.index, on_stage) if shown[k]][:PLACES]
+    return here + [0] * (PLACES - len(here))
+
+
 def _numbers(answer: str) -> list[int]:
     """Steps of the one box and of the one interval in an answer; -1 where there is none, or more than one."""
     out: list[int] = []
@@ -201,7 +235,7 @@ def pools_of(config: CrabConfig, args: argparse.Namespace, split: str, share: fl
     params = {}
     for name in ("eye", "ear", "vl_projector", "al_projector"):
         part = handed_on(newest_checkpoint(args.parts / f"{name}.safetensors"))
-        params |= {path: jnp.asarray(np.asarray(x)) for path, x in part.items()}
+        params |= {path: jnp.asarray(np.asarray(x), jnp.float32) for path, x in part.items()}
     model = Crab(dataclasses.replace(config, llama=None, mask_decoder=None), jnp.float32)
     variables = {"params": nest(params)}
     look = jax.jit(lambda x: model.apply(variables, x, method=lambda m, x: m.encode_frames(x).tokens))
@@ -260,16 +294,18 @@ def losses(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Given, 
     """What one batch says, as sums.
 
     Args:
-        heads: `moment` [D SECONDS] and `facts` [D FACTS·kinds], which read these off the states of `EARLY`, and
-            `numbers` [D sum(STEPS_OF)] off those of `LATER`; they are thrown away. To tell the time one has
-            to know the number of a picture among its like, and what begins and ends with it, and to tell a place one
-            has to look it up; answers alone teach this late.
+        heads: `moment` [D SECONDS], `facts` [D FACTS·kinds] and `places` [D PLACES·(1 + kinds)], which read these off
+            the states of `EARLY`, `stories` [D STORIES·kinds] and `numbers` [D sum(STEPS_OF)] off those of `LATER`;
+            they are thrown away. To tell the time one has to know the number of a picture among its like, and what
+            begins and ends with it, and to tell a place one has to look it up; answers alone teach this late.
 
     Returns:
         Negative log-likelihood of labelled tokens, their number; mean squared distance of states from codes over masks,
-        their number; masks of one kind or of nobody whose nearest code is right, their number; cross-entropy of moments
-        and facts over pictures and windows, their number; moments that are right; cross-entropy of numbers over the
-        places of answers that have some, how many these are, steps between the likeliest numbers and the true ones.
+        their number; masks of one kind or of nobody whose nearest code is right, their number; cross-entropy of
+        moments, facts, stories and places over pictures and windows, their number; moments that are right;
+        cross-entropy of numbers over the places of answers that have some, how many these are, steps between the
+        likeliest numbers and the true ones; performers in pictures, and those that are told in their place; kinds
+        whose stories are told without mistake, and how many there are.
     """
     nll, count = row_nll(said.logits, batch.labels)
     states = mask_states(said.states, batch, ids)  # [B M K D]
@@ -288,6 +324,16 @@ def losses(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Given, 
     timed = optax.softmax_cross_entropy_with_integer_labels(moment, number)
     facts = optax.sigmoid_binary_cross_entropy(items @ heads["facts"] - RARE, given.facts).sum(-1)
     knows = (moment.argmax(-1) == number) & real
+    scores = (items @ heads["places"]).reshape(*given.places.shape, 1 + len(NAMES))
+    placed = optax.softmax_cross_entropy_with_integer_labels(scores, jnp.maximum(given.places, 0))
+    placed = (placed * (given.places >= 0)).sum(-1)
+    stand = given.places > 0
+    found = stand & (scores.argmax(-1) == given.places)
+    later = jnp.take_along_axis(said.later, given.last[..., None], axis=1)
+    scores = later @ heads["stories"] - RARE
+    storied = optax.sigmoid_binary_cross_entropy(scores, given.stories).sum(-1)
+    known = ((scores > 0) == (given.stories > 0)).reshape(*real.shape, STORIES, len(NAMES)).all(-1) & real[..., None]
+    clock = (timed + 0.1 * (facts + placed + storied)) * real
     missed, misses, places, first = 0.0, 0.0, given.numbers.max(-1) >= 0, 0
     for column, count_of in enumerate(STEPS_OF):
         truth, scores = given.numbers[..., column], said.later @ heads["numbers"][:, first : first + count_of]
@@ -296,7 +342,7 @@ def losses(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Given, 
         missed += optax.softmax_cross_entropy(scores, near) * told
         misses += jnp.abs(scores.argmax(-1) - truth) * told
         first += count_of
-    sums = (nll, count, off, there, right, alone, (timed + 0.1 * facts) * real, real, knows, missed, places, misses)
+    sums = (nll, count, off, there, right, alone, clock, real, knows, missed, places, misses, stand, found, known)
     return jnp.stack([jnp.sum(x) for x in sums])
 
 
@@ -307,7 +353,7 @@ def _earlier(path: pathlib.Path, wanted: dict[str, jax.Array]) -> dict:
     }
     if {p: x.shape for p, x in found.items()} != {p: x.shape for p, x in wanted.items()}:
         raise CheckpointError(f"{path}: expected the {len(wanted)} arrays of a language model of configs/mini.py")
-    return nest({p: jnp.asarray(np.asarray(x)) for p, x in found.items()})
+    return nest({p: jnp.asarray(np.asarray(x), jnp.float32) for p, x in found.items()})
 
 
 def train(config: CrabConfig, args: argparse.Namespace) -> None:
@@ -324,6 +370,8 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
     heads = {
         "moment": jnp.zeros((width, SECONDS)),
         "facts": jnp.zeros((width, FACTS * len(NAMES))),
+        "stories": jnp.zeros((width, STORIES * len(NAMES))),
+        "places": jnp.zeros((width, PLACES * (1 + len(NAMES)))),
         "numbers": jnp.zeros((width, sum(STEPS_OF))),
     }
     params = {"model": model, "heads": heads}
@@ -334,14 +382,14 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
 
     others, rows = drawn("val", 0.04, 2), drawn("train", 1.0, 1)
     unseen = [next(others) for _ in range(max(32 // args.rows, 1))]
-    optimizer = optimizer_of(args)
+    optimizer = optimizer_of(args.rate, args.steps)
     state = optimizer.init(params)
 
     def loss(params, batch, given):
         told = losses(read(config, params["model"], batch, given), params["heads"], batch, given, ids)
-        nll, count, off, masks, _, _, clock, items, _, missed, places, _ = told
+        nll, count, off, masks, _, _, clock, items, _, missed, places, *_ = told
         text, code = nll / jnp.maximum(count, 1), off / jnp.maximum(masks, 1)
-        looked_up = clock / jnp.maximum(items, 1) + 0.6 * missed / jnp.maximum(places, 1)
+        looked_up = clock / jnp.maximum(items, 1) + missed / jnp.maximum(places, 1)
         return text + args.marking * code + args.clock * looked_up, told
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -353,11 +401,12 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
     judge = jax.jit(lambda params, batch, given: loss(params, batch, given)[1])
 
     def line(told: np.ndarray) -> str:
-        nll, count, off, masks, right, alone, clock, items, knows, missed, places, misses = told
+        nll, count, off, masks, right, alone, clock, items, knows, missed, places, misses, stand, found, known = told
         return (
             f"text {nll / count:.4f} code {off / max(masks, 1):.4f} marked right {right / max(alone, 1):.3f} "
             f"clock {clock / items:.3f} moments right {knows / items:.3f} "
-            f"numbers {missed / max(places, 1):.3f} steps off {misses / max(places, 1):.2f}"
+            f"numbers {missed / max(places, 1):.3f} steps off {misses / max(places, 1):.2f} "
+            f"in their place {found / max(stand, 1):.3f} stories {known / items / STORIES:.3f}"
         )
 
     started, recent = time.monotonic(), 0.0

@@ -46,6 +46,7 @@ from crab_jax.starting import handed_on, newest_checkpoint
 from data_pipelines.fbank import STD
 from data_pipelines.world.casting import reserved_pair
 from data_pipelines.world.kinds import KINDS
+from launch.part_optimizer import optimizer_of
 from launch.part_scenes import BINS, NAMES, Job, batches, render_pictures, render_windows, rendered
 
 CELLS = 4  # a patch is read as 4 x 4 cells
@@ -195,14 +196,6 @@ def code_of(named: jax.Array, width: int) -> jax.Array:
     return jnp.where(many > 0, named @ codes(width) / jnp.sqrt(jnp.maximum(many, 1)), nobody(width))
 
 
-def optimizer_of(args: argparse.Namespace) -> optax.GradientTransformation:
-    """AdamW from `--rate` down to a hundredth of it, along a cosine of `--steps`."""
-    schedule = optax.warmup_cosine_decay_schedule(0.0, args.rate, args.steps // 20, args.steps, args.rate / 100)
-    return optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.02, mask=_matrices)
-    )
-
-
 def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Callable, Callable]:
     """How it starts, its loss with how much of the masks it finds, and what the eye makes of pictures.
 
@@ -326,6 +319,8 @@ def train(which: str, config: CrabConfig, args: argparse.Namespace) -> None:
     grid = config.mask_decoder.low_res if which == "decoder" else side // config.clip.patch_size * CELLS
     given = (_read(args.encoder, part.encoder),) if part.encoder else ()
     earlier = _read(args.start, part.name) if args.start else None
+    if not args.steps:
+        return write(out, {f"{part.name}/{path}": np.asarray(x) for path, x in flatten(earlier).items()})
     start, loss, *once = part.learn(config, *given)
     seen_once = jax.jit(once[0]) if once else None
 
@@ -340,7 +335,7 @@ def train(which: str, config: CrabConfig, args: argparse.Namespace) -> None:
         found = [[seen_once(*some) for some in _pieces(group, min(64, len(group[0])))] for group in stacked]
         return [[np.concatenate(column) for column in zip(*pieces)] for pieces in found]
 
-    optimizer = optimizer_of(args)
+    optimizer = optimizer_of(args.rate, args.steps)
     params = jax.jit(start)(jax.random.key(args.seed))
     if args.start:
         params["encoder"] = earlier
@@ -374,7 +369,8 @@ def train(which: str, config: CrabConfig, args: argparse.Namespace) -> None:
 
 def _read(path: pathlib.Path, part: str) -> dict[str, Any]:
     """One part of a file or run, as a tree."""
-    found = nest(subtree(handed_on(newest_checkpoint(path)), part))
+    # What ships is float16, in which nothing can be trained.
+    found = nest(jax.tree.map(lambda x: np.asarray(x, np.float32), subtree(handed_on(newest_checkpoint(path)), part)))
     if not found:
         raise CheckpointError(f"{path}: expected {part}/…, found none of it")
     return found
@@ -392,13 +388,6 @@ def _pieces(columns: list[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
     """All examples, so many at once; what is left over is left out, unless there is nothing else."""
     for at in range(0, max(len(columns[0]) - size, 0) + 1, size):
         yield [column[at : at + size] for column in columns]
-
-
-def _matrices(params: Any) -> Any:
-    """What decays; frequencies (`pe`) are no weights, nothing may change them."""
-    return jax.tree_util.tree_map_with_path(
-        lambda at, x: x.ndim >= 2 and "'pe'" not in jax.tree_util.keystr(at), params
-    )
 
 
 def _mean(told: list[dict[str, Any]]) -> dict[str, float]:
@@ -419,13 +408,15 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--start", type=pathlib.Path, metavar="FILE", help="an earlier one to go on from")
     parser.add_argument("--scenes", type=int, default=6000, help="scenes to render (default 6000)")
-    parser.add_argument("--steps", type=int, default=6000, help="optimizer steps (default 6000)")
+    parser.add_argument("--steps", type=int, default=6000, help="optimizer steps (default 6000); 0: copies --start")
     parser.add_argument("--rows", type=int, default=24, help="pictures or windows of a step (default 24)")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate (default 1.5e-3)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="processes that render (default 1)")
     parser.add_argument("--log-every", type=int, default=100)
     args = parser.parse_args(argv)
+    if not args.steps and args.start is None:
+        parser.error("--steps 0 copies an earlier part: --start FILE says which")
     if (args.encoder is None) == bool(PARTS[args.which].encoder):
         parser.error("--encoder FILE: projectors and decoder need it, eye and ear do not")
     config = build(CrabConfig, mini.get_config().model.to_dict(), where="configs/mini.py")

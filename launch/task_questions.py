@@ -26,10 +26,12 @@ from launch.language_questions import Lesson
 from launch.part_scenes import NAMES, SECONDS
 
 LEAST_AREA = 0.004  # of the picture, that a sounding performer must show
+AGAIN = 0.6  # of the concerts are played again by the same on the stage
+STEP = concerts.SECONDS // concerts.STEPS
 CLEARLY = 1.4  # so many times as loud as the next one is what "the loudest" needs
 # Task → how often. Who of those in a picture makes a sound is learned soonest, what an expression refers to latest.
 SHARES = {
-    "avqa": 4, "ave": 3, "avvp": 3, "avcap": 1.5, "arig": 3, "s4": 0.5, "ms3": 1, "avss": 0.5, "ref-avs": 5,
+    "avqa": 6, "ave": 3, "avvp": 3, "avcap": 1.5, "arig": 4, "s4": 0.5, "ms3": 1, "avss": 0.5, "ref-avs": 5,
 }  # fmt: skip
 
 
@@ -38,7 +40,7 @@ class Tasks:
 
     def __init__(self, rng: np.random.Generator, pools: Pools):
         self._rng, self._pools, self._casting = rng, pools, Casting(rng, False)
-        self._names = {vocabulary: set(names_in(vocabulary)) for vocabulary in ("ave", "avvp", "avss")}
+        self._names = {vocabulary: set(names_in(vocabulary)) for vocabulary in ("ave", "avvp", "avss", "avqa")}
 
     def __iter__(self) -> Iterator[Lesson]:
         """Endless; what does not come together is drawn again."""
@@ -63,7 +65,9 @@ class Tasks:
             for p in performers:
                 spans[p.kind] = (*spans.get(p.kind, ()), *getattr(p, sense))
             there.append(calendar(spans, len(items), step))
-        return Lesson(task, spec.prompt(row), spec.target(row), seen, heard, marked, *there)
+        placed = tuple(p.kind for p in performers if p.seen)
+        loudness = {p.kind: p.loudness for p in performers if p.heard}
+        return Lesson(task, spec.prompt(row), spec.target(row), seen, heard, marked, *there, placed, loudness)
 
     # ------------------------------------------------------------------------------------------ ten-second videos
 
@@ -163,12 +167,38 @@ class Tasks:
     def _avqa(self, task: str) -> Lesson | None:
         looks, tones = self._pools.looks, self._pools.tones
         k = looks.draw(self._rng)
-        for q in ask(self._rng, looks.scenes[k], 1):
+        scene, windows = looks.scenes[k], tones.tokens[k]
+        if self._casting.chance(AGAIN):
+            if (played := self._played_again(scene)) is None:
+                return None
+            scene, windows = played
+        for q in ask(self._rng, scene, 1):
             said = f"{q.reasoning} {concerts.CLAUSE.format(answer=q.answer)}"
             row = Row(question=q.text, answer=q.answer, label_text=said)
-            step = concerts.SECONDS // concerts.STEPS
-            return self._lesson(task, row, looks.tokens[k], tones.tokens[k], looks.scenes[k].performers, step)
+            return self._lesson(task, row, looks.tokens[k], windows, scene.performers, STEP)
         return None
+
+    def _played_again(self, scene: Scene) -> tuple[Scene, np.ndarray] | None:
+        """The same on the stage, but others of them play, at other times and with others off the stage.
+
+        Each window tells of one second instead of two, of one of the sounds whose sources differ clearly in loudness.
+        """
+        casting, sounds = self._casting, self._pools.sounds
+        cast = [timed(p, heard=(), moves=None) for p in scene.performers if p.seen]
+        off = self._off_stage("avqa", cast, int(self._rng.choice(3, p=concerts.HIDDEN)))
+        if off is None:
+            return None
+        performers = concerts.playing_in_turns(casting, [*cast, *off])
+        spans = {p.kind: p.heard for p in performers if p.heard}
+        if (sound := sounds.draw(self._rng, list(spans))) is None:
+            return None
+        loudness = {h.kind: h.loudness for h in sounds.who[sound]}
+        levels = sorted(loudness[kind] for kind in spans)
+        if not all(b >= CLEARLY * a for a, b in itertools.pairwise(levels)):
+            return None
+        performers = [timed(p, loudness=loudness[p.kind]) if p.heard else p for p in performers]
+        windows = sounds.composed(self._rng, sound, spans, concerts.STEPS, STEP)
+        return dataclasses.replace(scene, performers=tuple(performers)), windows
 
     # ----------------------------------------------------------------------------------------------- single pictures
 

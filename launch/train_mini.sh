@@ -2,25 +2,30 @@
 # Makes crab-mini from nothing: renders its world, builds the shards, trains its parts and the six stages, scores it on
 # clips that no stage has seen, and writes the folder that ships. docs/mini.md says what came out, and how long it took.
 #
-#   bash launch/train_mini.sh [--runs DIR] [--scale N] [--seed S] [--jobs J] [--ship DIR]
+#   bash launch/train_mini.sh [--runs DIR] [--scale N] [--seed S] [--jobs J] [--from FILE] [--ship DIR]
 #
 #   --runs   everything is written below it (default runs/mini); run it again to go on after any interrupt
 #   --scale  so many times as many optimizer steps, scenes and clips (default 1; 0.02 tries everything in some minutes)
 #   --seed   of the world (default 11)
 #   --jobs   processes that render and build (default 2)
+#   --from   go on from these weights (crab_jax/assets/mini/params/base.safetensors) with other scenes: eye, ear and
+#            projectors are taken as they are, decoder and language model learn on, then the stages
 #   --ship   the folder for the weights (default RUNS/weights); what the repository has lies in crab_jax/assets/mini
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-RUNS=runs/mini SCALE=1 SEED=11 JOBS=2 SHIP=
+RUNS=runs/mini SCALE=1 SEED=11 JOBS=2 FROM= SHIP=
 while [ $# -gt 0 ]; do
   case "$1" in
-    --runs) RUNS=$2 ;; --scale) SCALE=$2 ;; --seed) SEED=$2 ;; --jobs) JOBS=$2 ;; --ship) SHIP=$2 ;;
+    --runs) RUNS=$2 ;; --scale) SCALE=$2 ;; --seed) SEED=$2 ;; --jobs) JOBS=$2 ;;
+    --from) FROM=$2 ;; --ship) SHIP=$2 ;;
     *) echo "train_mini: unknown option $1; see the head of launch/train_mini.sh" >&2; exit 2 ;;
   esac
   [ $# -ge 2 ] || { echo "train_mini: $1 needs a value" >&2; exit 2; }
   shift 2
 done
 SHIP=${SHIP:-$RUNS/weights}
+LATER=${FROM:+10} # added to the seeds of scenes and steps of a later round
+[ -z "$FROM" ] || [ -f "$FROM" ] || { echo "train_mini: --from $FROM: expected a safetensors file, found none" >&2; exit 2; }
 source launch/environment.sh
 environment ""
 export PATH="$VENV/bin:$PATH"
@@ -38,10 +43,13 @@ world() { # CLIPS SHARE TASK…
     --clips "$(times "$1" 8)" --held-out "$2" --tasks "${@:3}"
 }
 
-part() { # NAME SCENES STEPS OPTIONS…
+part() { # NAME SCENES STEPS SEED OPTIONS…
   [ -f "$RUNS/$1.safetensors" ] && return
-  python -m launch.pretrain_parts "$1" --out "$RUNS/$1.safetensors" --scenes "$(times "$2" 60)" \
-    --steps "$(times "$3")" "${@:4}" > "$RUNS/$1.log" 2>&1
+  local steps
+  steps=$(times "$3")
+  [ -z "$FROM" ] || [ "$1" = decoder ] || steps=0
+  python -m launch.pretrain_parts "$1" --out "$RUNS/$1.safetensors" ${FROM:+--start "$FROM"} \
+    --scenes "$(times "$2" 60)" --steps "$steps" --seed "$(($4 + LATER))" "${@:5}" > "$RUNS/$1.log" 2>&1
 }
 
 stage() { # NAME CORES
@@ -58,46 +66,51 @@ stage() { # NAME CORES
 language() { # reads what eye, ear and projectors say; an interrupt starts it over
   [ -f "$RUNS/language.safetensors" ] && return
   python -m launch.pretrain_language --parts "$RUNS" --out "$RUNS/language.unfinished.safetensors" \
-    --stills "$(times 3500 60)" --videos "$(times 2200 60)" --sounds "$(times 3200 60)" --concerts "$(times 800 20)" \
-    --steps "$(times 12000)" > "$RUNS/language.log" 2>&1 &&
+    --stills "$(times 3500 60)" --videos "$(times 1600 60)" --sounds "$(times 2400 60)" --concerts "$(times 700 20)" \
+    --steps "$(times 7000)" --seed "$((3 + LATER))" ${FROM:+--start "$FROM"} > "$RUNS/language.log" 2>&1 &&
     mv "$RUNS/language.unfinished.safetensors" "$RUNS/language.safetensors"
+}
+
+alone() { # CORE COMMAND…: two programs that each use every core get in each other's way
+  taskset -cp "$1" "$BASHPID" > /dev/null 2>&1 || true # not everywhere, and not with one core only
+  "${@:2}"
 }
 
 both() { # two functions with their arguments, each in one word, on one core each
   say "$1, and at the same time $2"
   set -m # the first gets a process group of its own, so that all of it can be stopped
-  $1 & local one=$!
+  alone 0 $1 & local one=$!
   set +m
   trap "kill -- -$one 2> /dev/null || true" EXIT # what is running must not outlive the script
-  $2 || return
+  (alone 1 $2) || return
   wait "$one" || return
   trap - EXIT
 }
 trap 'exit 130' INT
 
 mkdir -p "$RUNS"
-both "part eye 6000 3600" "part ear 4500 8000"
+both "part eye 6000 3600 1" "part ear 4500 8000 1"
 
 say "rendering"
 # What of the test splits is rendered with a share of the training split.
-world 1500 0.02 pretrain-image
-world 800 0.02 pretrain-audio
-world 600 0.05 pretrain-seg
-world 500 0.2 s4
-world 400 0.2 arig
-world 300 0.2 ms3
-world 400 0.2 ave avvp
-world 300 0.25 avcap
-world 200 0.25 avss
-world 300 0.2 ref-avs
-world 160 0.25 avqa
+world 700 0.02 pretrain-image
+world 400 0.02 pretrain-audio
+world 300 0.05 pretrain-seg
+world 250 0.4 s4
+world 250 0.32 arig
+world 200 0.3 ms3
+world 250 0.32 ave avvp
+world 200 0.375 avcap
+world 150 0.3334 avss
+world 200 0.3 ref-avs
+world 120 0.3334 avqa
 say "building shards"
 crab data build pretrain-image pretrain-seg pretrain-audio avqa ave avvp arig s4 ms3 avss ref-avs avcap \
   --root "$RUNS/world" --out "$RUNS/shards" --size 112 --jobs "$JOBS"
 
-both "part vl_projector 10000 9000 --rows 48 --rate 2e-3 --seed 2 --encoder $RUNS/eye.safetensors" \
-  "part al_projector 4500 9000 --rows 32 --rate 1.5e-3 --encoder $RUNS/ear.safetensors"
-both "part decoder 6000 9000 --rows 8 --rate 1.5e-3 --seed 2 --encoder $RUNS/eye.safetensors" language
+both "part vl_projector 10000 9000 2 --rows 48 --rate 2e-3 --encoder $RUNS/eye.safetensors" \
+  "part al_projector 4500 9000 1 --rows 32 --rate 1.5e-3 --encoder $RUNS/ear.safetensors"
+both "part decoder 6000 9000 2 --rows 8 --rate 1.5e-3 --encoder $RUNS/eye.safetensors" language
 for name in visual_pretrain audio_pretrain seg_pretrain finetune; do
   say "stage $name"
   stage "$name" 2

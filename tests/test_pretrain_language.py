@@ -248,6 +248,31 @@ def test_captions_and_music_answers():
             assert answer.answer in MUSIC_AVQA_ANSWERS
 
 
+def test_concerts_are_played_again_as_they_are_told():
+    again = 0
+    for lesson in lessons_of("avqa", count=150):
+        k = int(lesson.seen[0, 0, 0] - 100000) // 10
+        assert lesson.on_stage == tuple(p.kind for p in POOLS.looks.scenes[k].performers if p.seen)
+        if lesson.heard[0, 0, 0] >= 200000:
+            continue  # as it was rendered
+        again += 1
+        told = [{NAMES[j] for j in np.flatnonzero(row)} for row in lesson.audible]
+        assert told == shown(lesson.heard, "sounds")
+        heard = set().union(*told)
+        assert set(lesson.loudness) == heard
+        levels = sorted(lesson.loudness.values())
+        assert all(b >= tq.CLEARLY * a for a, b in itertools.pairwise(levels))
+        everybody = {*heard, *lesson.on_stage}
+        assert not any(reserved_pair(a, b) for a in heard - {*lesson.on_stage} for b in everybody - {a})
+        found = re.search(r"Is there an? (\w+) sound\?|Can an? (\w+) be heard\?", lesson.prompt)
+        if found:
+            name = found[1] or found[2]
+            assert TASKS["avqa"].parse(lesson.target).answer == (
+                "yes" if name in {KINDS[kind].names["avqa"] for kind in heard} else "no"
+            )
+    assert again > 30
+
+
 def test_rows_hold_what_their_questions_are_about():
     tokenizer = Tokenizer.tiny()
     rows = pl.Rows(POOLS, tokenizer=tokenizer, seed=(1,), rows=3, tasks=0.7)
@@ -317,9 +342,12 @@ def test_a_state_that_is_a_code_is_right():
     heads = {
         "moment": np.zeros((160, 10), np.float32),
         "facts": np.zeros((160, 3 * kinds), np.float32),
+        "stories": np.zeros((160, 5 * kinds), np.float32),
+        "places": np.zeros((160, 5 * (1 + kinds)), np.float32),
         "numbers": np.zeros((160, 4 * 28 + 2 * 11), np.float32),
     }
-    nll, count, off, masks, right, alone, blind, items, _, unknown, places, _ = told(0, early, heads)
+    nll, count, off, masks, right, alone, blind, items, _, unknown, places, _, stand, *_ = told(0, early, heads)
+    assert stand == (given.places > 0).sum() > 0
     assert float(nll / count) == pytest.approx(np.log(vocabulary), rel=1e-5)
     assert (float(off), float(masks)) == (0, (batch.mask_segment > 0).sum())
     assert float(right) == float(alone) > 0
@@ -347,12 +375,54 @@ def test_a_state_that_is_a_code_is_right():
             spelt[row, place, 30 + interval] = 4
     heads["numbers"][:28, :28] = np.eye(28)
     heads["numbers"][30:41, 4 * 28 + 11 :] = np.eye(11)
-    *_, clock, _, knows, missed, _, misses = told(0, early, heads, spelt)
+    *_, clock, _, knows, missed, _, misses, _, _, _ = told(0, early, heads, spelt)
     assert knows == items
-    assert float(clock) < 0.2 * float(blind)
+    assert float(clock) < float(blind) - 2 * float(items)
     others = given.numbers[..., [1, 2, 3, 4]]
     assert float(misses) == pytest.approx(float(others[others >= 0].sum())), "what is not read is taken for 0"
     assert float(missed) < float(unknown)
+
+    # And for who is the second from the left, and what all moments so far say: the latter off the later states.
+    spelt[:], early[:] = 0, 0
+    for row, item in zip(*np.nonzero(given.moment >= 0)):
+        if given.places[row, item, 1] >= 0:
+            early[row, given.last[row, item], given.places[row, item, 1]] = 20
+        spelt[row, given.last[row, item], : 5 * kinds] = 20 * given.stories[row, item]
+    heads["places"][: 1 + kinds, 1 + kinds : 2 * (1 + kinds)] = np.eye(1 + kinds)
+    heads["stories"][: 5 * kinds] = np.eye(5 * kinds)
+    *_, stand, found, known = told(0, early, heads, spelt)
+    assert float(found) == (given.places[..., 1] > 0).sum() > 0
+    assert float(known) == 5 * float(items)
+
+
+def test_what_all_moments_so_far_say():
+    cat, drum, cello = (NAMES.index(kind) for kind in (CAT, DRUM, CELLO))
+    there = np.zeros((5, len(NAMES)), bool)
+    there[1:3, drum] = there[2:5, cat] = there[4, cello] = True
+    ever, first, last, longest, loudest = np.split(pl._stories(there, {DRUM: 0.2, CAT: 0.1, CELLO: 0.4}), 5, axis=1)
+    told = [[set(np.flatnonzero(row)) for row in part] for part in (ever, first, last, longest, loudest)]
+    assert told[0] == [set(), {drum}, {drum, cat}, {drum, cat}, {drum, cat, cello}]
+    assert told[1] == [set(), {drum}, {drum}, {drum}, {drum}]
+    assert told[2] == [set(), {drum}, {cat}, {cat}, {cello}]
+    assert told[3] == [set(), {drum}, {drum}, {drum, cat}, {cat}]
+    assert told[4] == [set(), {drum}, {drum}, {drum}, {cello}]
+    assert pl._stories(there[:0], {}).shape == (0, 5 * len(NAMES))
+    assert not np.split(pl._stories(there, {}), 5, axis=1)[4].any(), "nothing is known of the loudness of pictures"
+
+
+def test_who_stands_where():
+    shown = np.zeros(len(NAMES), bool)
+    shown[[NAMES.index(CAT), NAMES.index(DRUM)]] = True
+    one, other = 1 + NAMES.index(CAT), 1 + NAMES.index(DRUM)
+    assert pl._places((DRUM, CELLO, CAT, DRUM), shown) == [other, one, other, 0, 0]
+    for batch, given in itertools.islice(pl.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(6,), rows=2, tasks=0.8), 4):
+        ids = Tokenizer.tiny().token_ids
+        for row in range(2):
+            pictures = np.isin(batch.tokens[row, given.last[row]], ids.visual) & (given.moment[row] >= 0)
+            np.testing.assert_array_equal(given.places[row].min(-1) >= 0, pictures)
+            there = given.facts[row][:, : len(NAMES)]
+            for facts, places in zip(there[pictures], given.places[row, pictures]):
+                assert {*places[places > 0] - 1} == set(np.flatnonzero(facts))
 
 
 def test_numbers_of_answers():

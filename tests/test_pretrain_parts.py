@@ -1,5 +1,7 @@
 """The parts of crab-mini that come trained: what they are shown, and that a stage can start from what is written."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -9,11 +11,13 @@ from configs import mini
 from crab_jax.config import build
 from crab_jax.groups import CheckpointError
 from crab_jax.model import CrabConfig, abstract
+from crab_jax.params import flatten, nest
 from crab_jax.starting import handed_on, newest_checkpoint
 from data_pipelines.world.casting import Casting, reserved_pair
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.pretraining import draw_scene
 from launch import pretrain_parts as pe
+from launch.part_optimizer import kernels, optimizer_of
 
 NAMES = list(KINDS)
 
@@ -186,3 +190,42 @@ def test_a_file_that_is_none(tmp_path):
         handed_on(newest_checkpoint(tmp_path / "half.safetensors"))
     with pytest.raises(CheckpointError, match=r"no checkpoint in it; .* or a safetensors file"):
         newest_checkpoint(tmp_path / "missing.safetensors")
+
+
+def test_matrices_of_hidden_layers_are_kept_apart():
+    """They are turned as a whole; vocabularies, classes, codes and everything that is no matrix are not."""
+    shapes = {
+        p: x for p, x in abstract(build(CrabConfig, mini.get_config().model.to_dict())).items() if "lora" not in p
+    }
+    turned = flatten(kernels(nest(shapes)))
+    axes = {path: turned[path] for path in turned if turned[path] is not None}
+    assert "llama/embed/embedding" not in axes
+    assert not any(path.split("/")[-2] == "head" or "classifier" in path for path in axes)
+    assert {path for path in shapes if path.endswith("kernel")} - set(axes) == {
+        "llama/head/kernel", "mask_decoder/classifier_binary/kernel", "mask_decoder/classifier_semantic/kernel",
+    }  # fmt: skip
+    size = lambda shape, some: np.prod([shape[k] for k in (some if isinstance(some, tuple) else (some,))])  # noqa: E731
+    inputs = {path: size(shapes[path].shape, at.reduction_axis) for path, at in axes.items()}
+    assert inputs["llama/layers/mlp/down/kernel"] == 432
+    assert inputs["clip/patch_embed/kernel"] == 14 * 14 * 3
+    assert inputs["mask_decoder/neck/conv2/kernel"] == 9 * 128
+    assert inputs["mask_decoder/level_up/kernel"] == 128
+    some = {p: jax.numpy.ones(x.shape) for p, x in shapes.items() if re.match("llama/(head|norm|layers/mlp)", p)}
+    moved = nest(some | {"mask_decoder/level_up/kernel": jax.numpy.ones(shapes["mask_decoder/level_up/kernel"].shape)})
+    optimizer = optimizer_of(1e-3, 40)
+    update, _ = jax.jit(lambda p: optimizer.update(p, optimizer.init(p), p))(moved)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(update))
+
+
+def test_an_earlier_part_is_taken_as_it_is(eye, tmp_path, capsys):
+    out = tmp_path / "eye.safetensors"
+    half = {path: np.asarray(x, np.float16) for path, x in handed_on(newest_checkpoint(eye)).items()}
+    save_file(half | {"llama/norm/scale": np.ones(4, np.float16)}, tmp_path / "all.safetensors")
+    pe.main(["eye", "--out", str(out), "--start", str(tmp_path / "all.safetensors"), "--steps", "0"])
+    taken = {path: np.asarray(x) for path, x in handed_on(newest_checkpoint(out)).items()}
+    assert set(taken) == set(half)
+    assert {x.dtype for x in taken.values()} == {np.dtype("float32")}
+    assert all(np.array_equal(taken[path], half[path]) for path in half)
+    with pytest.raises(SystemExit):
+        pe.main(["eye", "--out", str(out), "--steps", "0"])
+    assert "--start FILE" in capsys.readouterr().err

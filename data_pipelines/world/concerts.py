@@ -7,6 +7,7 @@ two of these moments, so each of them shows clearly what is so.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from data_pipelines.world.stage import Performer, Scene
 
 SECONDS, STEPS = 60, 10
 PER_CLIP = 6
+HIDDEN = (0.60, 0.32, 0.08)  # how often nobody, one, two are heard only
 CLAUSE = "So the answer is <answer> {answer} </answer>."
 
 
@@ -64,9 +66,16 @@ def concert(casting: Casting, order: Order) -> Scene:
     """One to five performers that are seen and some that are only heard, each playing in a time of its own."""
     rng, pool = casting.rng, names_in("avqa")
     seen = int(rng.choice((1, 2, 3, 4, 5), p=(0.08, 0.22, 0.34, 0.24, 0.12)))
-    hidden = int(rng.choice(3, p=(0.60, 0.32, 0.08)))
+    hidden = int(rng.choice(3, p=HIDDEN))
     doubled = seen >= 2 and casting.chance(0.25)
-    cast = casting.stand(pool, seen, hidden, doubled=doubled)
+    performers = playing_in_turns(casting, casting.stand(pool, seen, hidden, doubled=doubled))
+    return casting.scene(performers, duration_s=SECONDS, fps=max(order.fps // 4, 1), size=order.size)
+
+
+def playing_in_turns(casting: Casting, cast: Sequence[Performer]) -> list[Performer]:
+    """Who of a cast plays, when and how loudly; those who are only heard come last, and all of them play."""
+    rng, seen = casting.rng, sum(bool(p.seen) for p in cast)
+    hidden, doubled = len(cast) - seen, len({p.kind for p in cast}) < len(cast)
     least = 0 if hidden else 1
     sounding = least if casting.chance(0.1) else int(rng.integers(least, seen + 1))
     order_seen = rng.permutation(seen)
@@ -91,8 +100,7 @@ def concert(casting: Casting, order: Order) -> Scene:
         heard = ((first, last),)
         moves = _seconds(playing(casting, heard, STEPS))
         performers.append(timed(p, heard=_seconds(heard), moves=moves, loudness=round(next(levels), 4)))
-    performers = _alike(performers)
-    return casting.scene(performers, duration_s=SECONDS, fps=max(order.fps // 4, 1), size=order.size)
+    return _alike(performers)
 
 
 def _alike(performers: list[Performer]) -> list[Performer]:
