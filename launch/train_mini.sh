@@ -110,7 +110,7 @@ crab data build pretrain-image pretrain-seg pretrain-audio avqa ave avvp arig s4
 
 both "part vl_projector 10000 9000 2 --rows 48 --rate 2e-3 --encoder $RUNS/eye.safetensors" \
   "part al_projector 4500 9000 1 --rows 32 --rate 1.5e-3 --encoder $RUNS/ear.safetensors"
-both "part decoder 6000 9000 2 --rows 8 --rate 1.5e-3 --encoder $RUNS/eye.safetensors" language
+both "part decoder 6000 5500 2 --rows 8 --rate 1.5e-3 --encoder $RUNS/eye.safetensors" language
 for name in visual_pretrain audio_pretrain seg_pretrain finetune; do
   say "stage $name"
   stage "$name" 2

@@ -309,3 +309,10 @@ def test_version(capsys):
         cli.main(["--version"])
     assert left.value.code == 0
     assert capsys.readouterr().out.startswith("crab_jax 0.")
+
+
+def test_what_goes_along_does_not_say_where_it_was_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    origins = {f"the run {tmp_path.resolve()}/runs/mini/eye.safetensors": 3, "the run runs/mini/finetune": 2}
+    told = runs._below(origins, pathlib.Path("runs/mini"))
+    assert told == {"the run eye.safetensors": 3, "the run finetune": 2}

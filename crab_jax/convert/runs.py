@@ -302,7 +302,12 @@ def save_whole(
 
 def _below(origins: Mapping[str, int], folder: pathlib.Path) -> dict[str, int]:
     """What goes along with the weights says how they were made, not where on somebody's disk."""
-    return {origin.replace(f"{folder}{os.sep}", ""): count for origin, count in origins.items()}
+    told: dict[str, int] = {}
+    for origin, count in origins.items():
+        for place in (folder.resolve(), folder):  # a run may name another one by its whole path
+            origin = origin.replace(f"{place}{os.sep}", "")
+        told[origin] = count
+    return told
 
 
 def _counted(values: Any) -> dict[str, int]:
