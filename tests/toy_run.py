@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import pathlib
 import sys
 import time
@@ -136,6 +137,10 @@ def main() -> int:
     parser.add_argument("--fails", type=int, default=-1, help="the data of this process end in an error at batch 3")
     parser.add_argument("--silent", type=int, default=60, help="after so many seconds a process is taken for lost")
     args = parser.parse_args()
+    # What carries CPU collectives greets on standard output, from several threads and in pieces: that goes to standard
+    # error, and what this command says is all there is on standard output.
+    sys.stdout = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
     import jax
 
