@@ -17,12 +17,12 @@ from data_pipelines.windows import log_mel_windows
 from data_pipelines.world.casting import Casting, names_in, pretending, timed
 from data_pipelines.world.concerts import SECONDS as CONCERT_SECONDS
 from data_pipelines.world.concerts import STEPS, concert
-from data_pipelines.world.orders import RATE_HZ
+from data_pipelines.world.orders import RATE_HZ, Order
 from data_pipelines.world.pretraining import draw_scene
 from data_pipelines.world.stage import Performer, Scene
 from launch.part_scenes import NAMES, SECONDS, Job, shown, studio
 
-SOUND_SECONDS = 16  # of a rendered sound: one for every choice of four sources
+WINDOWS = 16  # of a rendered sound: one for every choice of four sources
 Spans = tuple[tuple[int, int], ...]
 Box = tuple[int, int, int, int]
 
@@ -102,13 +102,30 @@ def render_sound(job: Job) -> list[Rendered]:
     rng = order.rng()
     casting = Casting.of(rng, job.split)
     cast = casting.stand(names_in("avss"), 0, int(rng.choice((1, 2, 3, 4), p=(0.1, 0.2, 0.3, 0.4))))
-    there = turns(rng, len(cast), SOUND_SECONDS)
+    return _windows(casting, order, cast, clearly=casting.chance(0.5), length_s=1)
+
+
+def render_music(job: Job) -> list[Rendered]:
+    """Windows of two seconds, as concerts are heard, with up to four instruments, one clearly louder than the next."""
+    order = job.order("language music", (32, 32))
+    rng = order.rng()
+    casting = Casting.of(rng, job.split)
+    cast = casting.stand(names_in("avqa"), 0, int(rng.choice((1, 2, 3, 4), p=(0.1, 0.2, 0.3, 0.4))))
+    return _windows(casting, order, cast, clearly=True, length_s=2)
+
+
+def _windows(
+    casting: Casting, order: Order, cast: Sequence[Performer], *, clearly: bool, length_s: int
+) -> list[Rendered]:
+    rng = casting.rng
+    there = turns(rng, len(cast), WINDOWS)
     ladder = rng.permutation(0.22 / 1.9 ** np.arange(len(cast))).round(4).tolist()
-    loudness = ladder if casting.chance(0.5) else [casting.loudness() for _ in cast]
-    cast = [timed(p, heard=_runs(there[:, k]), loudness=loudness[k]) for k, p in enumerate(cast)]
-    scene = casting.scene(cast, duration_s=SOUND_SECONDS, fps=1, size=order.size)
+    loudness = ladder if clearly else [casting.loudness() for _ in cast]
+    spans = [tuple((a * length_s, b * length_s) for a, b in _runs(there[:, k])) for k in range(len(cast))]
+    cast = [timed(p, heard=heard, loudness=level) for p, heard, level in zip(cast, spans, loudness, strict=True)]
+    scene = casting.scene(cast, duration_s=WINDOWS * length_s, fps=1, size=order.size)
     wave = studio().stage(scene).sound(rate_hz=RATE_HZ).mean(1).astype(np.float32)
-    windows = normalised_fbank(wave.reshape(SOUND_SECONDS, RATE_HZ)).astype(np.float16)
+    windows = normalised_fbank(wave.reshape(WINDOWS, length_s * RATE_HZ)).astype(np.float16)
     return [Rendered(windows, tuple(Heard(p.kind, (), p.loudness) for p in cast), there, scene)]
 
 
@@ -215,10 +232,15 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class Pools:
-    """All that questions are about. `looks` and `tones` belong together: pictures and windows of the same concerts."""
+    """All that questions are about.
+
+    Windows of `sounds` last a second, those of `music` and `tones` two. `looks` and `tones` belong together: pictures
+    and windows of the same concerts.
+    """
 
     stills: Pool
     videos: Pool
     sounds: Pool
+    music: Pool
     looks: Pool
     tones: Pool

@@ -35,15 +35,24 @@ from crab_jax.batch import Batch, Example, FeatureSizes, TokenIds, pack
 from crab_jax.config import build
 from crab_jax.groups import CheckpointError
 from crab_jax.layout import Layout
-from crab_jax.losses import row_nll
 from crab_jax.model import Crab, CrabConfig, mask_states
 from crab_jax.nn.fused_attention import Segments
 from crab_jax.params import flatten, nest
 from crab_jax.starting import handed_on, newest_checkpoint
 from crab_jax.tasks.answers import BOX_GRID
-from crab_jax.tokens import IMAGE, VIDEO, Tokenizer, build_prompt
+from crab_jax.tokens import IMAGE, VIDEO, TargetSuffix, Tokenizer, build_prompt
 from data_pipelines.examples import assemble
-from launch.language_media import Pool, Pools, Rendered, render_concert, render_sound, render_still, render_video
+from data_pipelines.world.kinds import KINDS
+from launch.language_media import (
+    Pool,
+    Pools,
+    Rendered,
+    render_concert,
+    render_music,
+    render_sound,
+    render_still,
+    render_video,
+)  # fmt: skip
 from launch.language_questions import Lesson, questions
 from launch.part_optimizer import optimizer_of
 from launch.part_scenes import BINS, NAMES, PLACES, SECONDS, Job, rendered
@@ -60,6 +69,13 @@ LATER = 2  # the layer whose states tell stories, and know the numbers of the an
 NUMBERS = (
     (re.compile(r"\((\d+),(\d+)\) and coordinate of bottom right corner is \((\d+),(\d+)\)"), BOX_GRID // BINS, BINS),
     (re.compile(r"<range> (\d+),(\d+) </range>"), 1, SECONDS + 1),
+)
+# What an answer turns on counts more than how it is worded, which is often left to chance. The last that fits holds.
+CALLED = {name for kind in KINDS.values() for name in (kind.name, *kind.names.values())}
+WEIGHTS = (
+    (re.compile(r"\b\d+\b"), 2.0),
+    (re.compile("|".join(sorted(CALLED))), 2.0),
+    (re.compile(r"(?<=<answer> ).*?(?= </answer>)"), 8.0),
 )
 STEPS_OF = tuple(count for pattern, _, count in NUMBERS for _ in range(pattern.groups))  # of each number
 LAYOUT = Layout(tokens=400, frames=22, windows=22, patch_rows=1, masks=5)
@@ -86,6 +102,9 @@ class Given(NamedTuple):
         places: int32 [B N PLACES], at a picture: 1 + kind of those in it from left to right, then 0; -1 at a window.
         numbers: int32 [B L 6], at every place that predicts something of an answer with just one box, or one interval:
             its steps, see `NUMBERS`; -1: there is none.
+        weights: float32 [B L], of what is predicted at every place; 0: nothing is.
+        cast: float32 [B L 2·kinds], 0 or 1: at every place that predicts something of an answer, who is seen at all in
+            what was asked about, and who is heard at all.
     """
 
     seen: np.ndarray
@@ -97,6 +116,8 @@ class Given(NamedTuple):
     stories: np.ndarray
     places: np.ndarray
     numbers: np.ndarray
+    weights: np.ndarray
+    cast: np.ndarray
 
 
 class Rows:
@@ -147,6 +168,8 @@ class Rows:
             stories=np.zeros((len(rows), items, STORIES * len(NAMES)), np.float32),
             places=np.full((len(rows), items, PLACES), -1, np.int32),
             numbers=np.full((*batch.tokens.shape, len(STEPS_OF)), -1, np.int32),
+            weights=np.zeros(batch.tokens.shape, np.float32),
+            cast=np.zeros((*batch.tokens.shape, 2 * len(NAMES)), np.float32),
         )
         for r, row in enumerate(rows):
             for place, who in enumerate(x.marked for x in row if x.marked is not None):
@@ -169,6 +192,8 @@ class Rows:
             for example, lesson in zip(examples[r], row, strict=True):
                 said = slice(start + len(example.prompt) - 1, start + len(example.prompt) + len(example.target) - 1)
                 given.numbers[r, said] = _numbers(lesson.target)
+                given.weights[r, said] = _weights(self._tokenizer, lesson.target)
+                given.cast[r, said] = np.concatenate([lesson.in_sight.any(0), lesson.audible.any(0)])
                 start += len(example.prompt) + len(example.target)
         return given
 
@@ -220,6 +245,18 @@ def _places(on_stage: Sequence[str], shown: np.ndarray) -> list[int]:
     return here + [0] * (PLACES - len(here))
 
 
+def _weights(tokenizer: Tokenizer, answer: str) -> list[float]:
+    """How much each token of an answer and of its end counts, see `WEIGHTS`."""
+    pieces = tokenizer.tokenize(answer + TargetSuffix.FINETUNE.value)
+    weight = np.ones(sum(map(len, pieces)))
+    shift = len(weight) - len(answer + TargetSuffix.FINETUNE.value)  # a word begins with a mark, unless it is a tag
+    for pattern, value in WEIGHTS:
+        for found in pattern.finditer(answer):
+            weight[found.start() + shift : found.end() + shift] = value
+    ends = np.cumsum([len(piece) for piece in pieces])
+    return [float(weight[end - len(piece) : end].max()) for piece, end in zip(pieces, ends, strict=True)]
+
+
 def _numbers(answer: str) -> list[int]:
     """Steps of the one box and of the one interval in an answer; -1 where there is none, or more than one."""
     out: list[int] = []
@@ -267,6 +304,7 @@ def pools_of(config: CrabConfig, args: argparse.Namespace, split: str, share: fl
         stills=pool(rendered_some(render_still, args.stills), look),
         videos=pool(rendered_some(render_video, args.videos), look),
         sounds=pool(rendered_some(render_sound, args.sounds), listen),
+        music=pool(rendered_some(render_music, args.music), listen),
         looks=pool([one for one, _ in played], look),
         tones=pool([other for _, other in played], listen),
     )
@@ -290,60 +328,123 @@ def read(config: CrabConfig, params: dict[str, Any], batch: Batch, given: Given)
     return Said(states, llama.apply(own, states, method="logits"), layers[EARLY], layers[LATER])
 
 
-def losses(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Given, ids: TokenIds) -> jax.Array:
-    """What one batch says, as sums.
+class Told(NamedTuple):
+    """What `losses` says of a batch, all of it sums.
+
+    Attributes:
+        nll, count: negative log-likelihood of labelled tokens, and their number.
+        weighted, weights: the same weighted, and the sum of weights.
+        decided, decides: tokens that count most and are right, and how many there are.
+        off, masks: mean squared distance of states from codes over masks, and their number.
+        right, alone: masks of one kind or of nobody whose nearest code is right, and their number.
+        clock, items, knows: cross-entropy of moments, facts, stories and places over pictures and windows, their
+            number, and moments that are right.
+        missed, places, misses: cross-entropy of numbers over the places of answers that have some, how many these are,
+            and steps between the likeliest numbers and the true ones.
+        unsure, sure: cross-entropy of who is seen and heard at all over all places of answers, and how many of these
+            know it without mistake.
+        stand, found: performers in pictures, and those that are told in their place.
+        known: stories of pictures and windows that are told of every kind without mistake.
+    """
+
+    nll: Any
+    count: Any
+    weighted: Any
+    weights: Any
+    decided: Any
+    decides: Any
+    off: Any
+    masks: Any
+    right: Any
+    alone: Any
+    clock: Any
+    items: Any
+    knows: Any
+    missed: Any
+    places: Any
+    misses: Any
+    unsure: Any
+    sure: Any
+    stand: Any
+    found: Any
+    known: Any
+
+
+def losses(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Given, ids: TokenIds) -> Told:
+    """What one batch says.
 
     Args:
         heads: `moment` [D SECONDS], `facts` [D FACTS·kinds] and `places` [D PLACES·(1 + kinds)], which read these off
-            the states of `EARLY`, `stories` [D STORIES·kinds] and `numbers` [D sum(STEPS_OF)] off those of `LATER`;
-            they are thrown away. To tell the time one has to know the number of a picture among its like, and what
-            begins and ends with it, and to tell a place one has to look it up; answers alone teach this late.
-
-    Returns:
-        Negative log-likelihood of labelled tokens, their number; mean squared distance of states from codes over masks,
-        their number; masks of one kind or of nobody whose nearest code is right, their number; cross-entropy of
-        moments, facts, stories and places over pictures and windows, their number; moments that are right;
-        cross-entropy of numbers over the places of answers that have some, how many these are, steps between the
-        likeliest numbers and the true ones; performers in pictures, and those that are told in their place; kinds
-        whose stories are told without mistake, and how many there are.
+            the states of `EARLY`, `stories` [D STORIES·kinds], `numbers` [D sum(STEPS_OF)] and `cast` [D 2·kinds] off
+            those of `LATER`; they are thrown away. To tell the time one has to know the number of a picture among its
+            like, and what begins and ends with it, and to tell a place one has to look it up; answers alone teach this
+            late.
     """
-    nll, count = row_nll(said.logits, batch.labels)
+    each = _of_words(said, batch, given) | _of_masks(said, batch, given, ids)
+    each |= _of_items(said, heads, given) | _of_answers(said, heads, batch, given)
+    return Told(**{name: jnp.sum(x, dtype=jnp.float32) for name, x in each.items()})
+
+
+def _of_words(said: Said, batch: Batch, given: Given) -> dict[str, jax.Array]:
+    labelled = batch.labels >= 0
+    wanted = jnp.where(labelled, batch.labels, 0)
+    nll = optax.softmax_cross_entropy_with_integer_labels(said.logits.astype(jnp.float32), wanted) * labelled
+    weights = given.weights * labelled
+    decides = weights == WEIGHTS[-1][1]
+    decided = (said.logits.argmax(-1) == wanted) & decides
+    return dict(
+        nll=nll, count=labelled, weighted=nll * weights, weights=weights, decided=decided, decides=decides
+    )  # fmt: skip
+
+
+def _of_masks(said: Said, batch: Batch, given: Given, ids: TokenIds) -> dict[str, jax.Array]:
     states = mask_states(said.states, batch, ids)  # [B M K D]
     there = (batch.mask_segment > 0).astype(jnp.float32)
     width, many = states.shape[-1], given.marked.sum(-1)
     wanted = code_of(given.marked, width)
-    off = (jnp.square(states - wanted[:, :, None]).mean((-1, -2)) * there).sum()
+    off = jnp.square(states - wanted[:, :, None]).mean((-1, -2)) * there
     everybody = jnp.concatenate([codes(width), nobody(width)[None]])
     nearest = jnp.square(states.mean(2)[:, :, None] - everybody).sum(-1).argmin(-1)
     alone = there * (many <= 1)
     truth = jnp.where(many > 0, given.marked.argmax(-1), len(NAMES))
-    right = ((nearest == truth) * alone).sum()
-    items = jnp.take_along_axis(said.early, given.last[..., None], axis=1)
+    return dict(off=off, masks=there, right=(nearest == truth) * alone, alone=alone)
+
+
+def _of_items(said: Said, heads: dict[str, jax.Array], given: Given) -> dict[str, jax.Array]:
+    """Of pictures and windows."""
+    early, later = (jnp.take_along_axis(x, given.last[..., None], axis=1) for x in (said.early, said.later))
     real, number = given.moment >= 0, jnp.maximum(given.moment, 0)
-    moment = items @ heads["moment"]
+    moment = early @ heads["moment"]
     timed = optax.softmax_cross_entropy_with_integer_labels(moment, number)
-    facts = optax.sigmoid_binary_cross_entropy(items @ heads["facts"] - RARE, given.facts).sum(-1)
-    knows = (moment.argmax(-1) == number) & real
-    scores = (items @ heads["places"]).reshape(*given.places.shape, 1 + len(NAMES))
+    facts = optax.sigmoid_binary_cross_entropy(early @ heads["facts"] - RARE, given.facts).sum(-1)
+    scores = (early @ heads["places"]).reshape(*given.places.shape, 1 + len(NAMES))
     placed = optax.softmax_cross_entropy_with_integer_labels(scores, jnp.maximum(given.places, 0))
     placed = (placed * (given.places >= 0)).sum(-1)
     stand = given.places > 0
     found = stand & (scores.argmax(-1) == given.places)
-    later = jnp.take_along_axis(said.later, given.last[..., None], axis=1)
     scores = later @ heads["stories"] - RARE
     storied = optax.sigmoid_binary_cross_entropy(scores, given.stories).sum(-1)
-    known = ((scores > 0) == (given.stories > 0)).reshape(*real.shape, STORIES, len(NAMES)).all(-1) & real[..., None]
-    clock = (timed + 0.1 * (facts + placed + storied)) * real
-    missed, misses, places, first = 0.0, 0.0, given.numbers.max(-1) >= 0, 0
-    for column, count_of in enumerate(STEPS_OF):
-        truth, scores = given.numbers[..., column], said.later @ heads["numbers"][:, first : first + count_of]
-        near = jax.nn.softmax(-jnp.abs(jnp.arange(count_of) - truth[..., None]) / 0.5)
+    known = ((scores > 0) == (given.stories > 0)).reshape(*real.shape, STORIES, len(NAMES)).all(-1)
+    return dict(
+        clock=(timed + 0.1 * (facts + placed + storied)) * real, items=real,
+        knows=(moment.argmax(-1) == number) & real, stand=stand, found=found, known=known & real[..., None],
+    )  # fmt: skip
+
+
+def _of_answers(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Given) -> dict[str, jax.Array]:
+    """Of the places that predict something of an answer."""
+    missed, misses, first = 0.0, 0.0, 0
+    for column, count in enumerate(STEPS_OF):
+        truth, scores = given.numbers[..., column], said.later @ heads["numbers"][:, first : first + count]
+        near = jax.nn.softmax(-jnp.abs(jnp.arange(count) - truth[..., None]) / 0.5)
         told = truth >= 0
         missed += optax.softmax_cross_entropy(scores, near) * told
         misses += jnp.abs(scores.argmax(-1) - truth) * told
-        first += count_of
-    sums = (nll, count, off, there, right, alone, clock, real, knows, missed, places, misses, stand, found, known)
-    return jnp.stack([jnp.sum(x) for x in sums])
+        first += count
+    labelled, scores = batch.labels >= 0, said.later @ heads["cast"] - RARE
+    unsure = optax.sigmoid_binary_cross_entropy(scores, given.cast).sum(-1) * labelled
+    sure = ((scores > 0) == (given.cast > 0)).all(-1) & labelled
+    return dict(missed=missed, misses=misses, places=given.numbers.max(-1) >= 0, unsure=unsure, sure=sure)
 
 
 def _earlier(path: pathlib.Path, wanted: dict[str, jax.Array]) -> dict:
@@ -373,6 +474,7 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
         "stories": jnp.zeros((width, STORIES * len(NAMES))),
         "places": jnp.zeros((width, PLACES * (1 + len(NAMES)))),
         "numbers": jnp.zeros((width, sum(STEPS_OF))),
+        "cast": jnp.zeros((width, 2 * len(NAMES))),
     }
     params = {"model": model, "heads": heads}
 
@@ -386,27 +488,38 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
     state = optimizer.init(params)
 
     def loss(params, batch, given):
+        """The mean of what is said in a row, or in some together."""
         told = losses(read(config, params["model"], batch, given), params["heads"], batch, given, ids)
-        nll, count, off, masks, _, _, clock, items, _, missed, places, *_ = told
-        text, code = nll / jnp.maximum(count, 1), off / jnp.maximum(masks, 1)
-        looked_up = clock / jnp.maximum(items, 1) + missed / jnp.maximum(places, 1)
+        text, code = told.weighted / jnp.maximum(told.weights, 1), told.off / jnp.maximum(told.masks, 1)
+        looked_up = told.clock / jnp.maximum(told.items, 1) + told.missed / jnp.maximum(told.places, 1)
+        looked_up += 0.1 * told.unsure / jnp.maximum(told.count, 1)
         return text + args.marking * code + args.clock * looked_up, told
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state, batch, given):
-        (_, told), grads = jax.value_and_grad(loss, has_aux=True)(params, batch, given)
+        """Row by row: what four rows leave for the way back does not fit into the cache of a core."""
+
+        def add(total, row):
+            (_, told), grads = jax.value_and_grad(loss, has_aux=True)(params, *row)
+            return jax.tree.map(jnp.add, total, (grads, told)), None
+
+        nothing = (jax.tree.map(jnp.zeros_like, params), Told(*[jnp.float32(0)] * len(Told._fields)))
+        (grads, told), _ = jax.lax.scan(add, nothing, jax.tree.map(lambda x: x[:, None], (batch, given)))
+        grads = jax.tree.map(lambda x: x / args.rows, grads)
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, told
 
     judge = jax.jit(lambda params, batch, given: loss(params, batch, given)[1])
 
-    def line(told: np.ndarray) -> str:
-        nll, count, off, masks, right, alone, clock, items, knows, missed, places, misses, stand, found, known = told
+    def line(sums: np.ndarray) -> str:
+        t = Told(*sums)
         return (
-            f"text {nll / count:.4f} code {off / max(masks, 1):.4f} marked right {right / max(alone, 1):.3f} "
-            f"clock {clock / items:.3f} moments right {knows / items:.3f} "
-            f"numbers {missed / max(places, 1):.3f} steps off {misses / max(places, 1):.2f} "
-            f"in their place {found / max(stand, 1):.3f} stories {known / items / STORIES:.3f}"
+            f"text {t.nll / t.count:.4f} answers right {t.decided / max(t.decides, 1):.3f} "
+            f"code {t.off / max(t.masks, 1):.4f} marked right {t.right / max(t.alone, 1):.3f} "
+            f"clock {t.clock / t.items:.3f} moments right {t.knows / t.items:.3f} "
+            f"numbers {t.missed / max(t.places, 1):.3f} steps off {t.misses / max(t.places, 1):.2f} "
+            f"cast {t.sure / t.count:.3f} in their place {t.found / max(t.stand, 1):.3f} "
+            f"stories {t.known / t.items / STORIES:.3f}"
         )
 
     started, recent = time.monotonic(), 0.0
@@ -434,6 +547,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--stills", type=int, default=3000, help="scenes with two pictures each (default 3000)")
     add("--videos", type=int, default=1200, help="of ten pictures (default 1200)")
     add("--sounds", type=int, default=3000, help="of sixteen seconds (default 3000)")
+    add("--music", type=int, default=1000, help="of thirty-two seconds (default 1000)")
     add("--concerts", type=int, default=800, help="of a minute (default 800)")
     add("--steps", type=int, default=4500, help="optimizer steps (default 4500)")
     add("--rows", type=int, default=4, help=f"of a step, of {LAYOUT.tokens} tokens (default 4)")

@@ -49,7 +49,7 @@ from data_pipelines.world.kinds import KINDS
 from launch.part_optimizer import optimizer_of
 from launch.part_scenes import BINS, NAMES, Job, batches, render_pictures, render_windows, rendered
 
-CELLS = 4  # a patch is read as 4 x 4 cells
+CELLS = 7  # a patch is read as 7 x 7 cells, as fine as the masks that the decoder is taught with
 BACKGROUND = 0.25  # weight of a cell or pixel of nobody: most are
 RESERVED = np.array([[a != b and reserved_pair(a, b) for b in NAMES] for a in NAMES], np.float32)
 PROMPTS = 3  # masks asked of one picture: what they share, everybody, falls out of the gradient
@@ -59,25 +59,27 @@ def eye(config: CrabConfig) -> tuple[Callable, Callable]:
     """How it starts, and its loss with what it gets right."""
     module, grid = Clip(config.clip), config.clip.image_size // config.clip.patch_size
     width, classes = config.clip.hidden_size, 1 + len(NAMES)
+    read = [config.clip.taps.index(tap) for tap in dict.fromkeys(config.clip.taps)]  # each once
 
     def start(key: jax.Array) -> dict[str, Any]:
         s = config.clip.image_size
         encoder = module.init(key, jnp.zeros((1, s, s, 3)))["params"]
         # Where something is must be as loud as what it is, or attention finds nothing for a long time.
         encoder["positions"] = encoder["positions"] * 10
-        return {"encoder": encoder, "head": jnp.zeros((len(config.clip.taps), width, CELLS**2 * classes))}
+        return {"encoder": encoder, "head": jnp.zeros((len(read), width, CELLS**2 * classes))}
 
     def loss(params: dict[str, Any], key: jax.Array | None, pictures, cells, placed):
-        del key, placed  # pictures are shown as they are
+        del placed
+        if key is not None:
+            pictures, cells = moved(key, pictures, cells)
         taps = module.apply({"params": params["encoder"]}, normalise(pictures))
-        truth = jax.nn.one_hot(cells, classes)
         weight = jnp.where(cells == 0, BACKGROUND, 1.0)
         total = 0.0
-        for tap, head in zip(taps, params["head"]):
-            scores = (tap @ head).reshape(-1, grid, grid, CELLS, CELLS, classes)
+        for tap, head in zip(read, params["head"], strict=True):
+            scores = (taps[tap] @ head).reshape(-1, grid, grid, CELLS, CELLS, classes)
             scores = scores.swapaxes(2, 3).reshape(-1, grid * CELLS, grid * CELLS, classes)
-            each = optax.softmax_cross_entropy(scores, truth)
-            total += (each * weight).sum() / weight.sum() / len(taps)
+            each = optax.softmax_cross_entropy_with_integer_labels(scores, cells.astype(jnp.int32))
+            total += (each * weight).sum() / weight.sum() / len(read)
         right = scores.argmax(-1) == cells
         return total, {"cells": right.mean(), "performers": (right & (cells > 0)).sum() / (cells > 0).sum()}
 
@@ -266,6 +268,23 @@ def _named_cells(scores: jax.Array, classes: jax.Array) -> jax.Array:
     weight = jnp.where(classes == 0, BACKGROUND, 1.0)
     each = optax.softmax_cross_entropy_with_integer_labels(scores, classes.astype(jnp.int32))
     return (each * weight).sum((1, 2)) / weight.sum((1, 2))
+
+
+def moved(key: jax.Array, pictures: jax.Array, cells: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Pictures uint8 [B S S 3] that nobody rendered, with their cells [B G G]: moved by up to half a patch of the eye.
+
+    The edges are repeated. By whole cells, so that each keeps its class.
+    """
+    most, cell = CELLS // 2, pictures.shape[1] // cells.shape[1]
+    by = jax.random.randint(key, (len(pictures), 2), 0, 2 * most + 1)
+
+    def of(x: jax.Array, scale: int) -> jax.Array:
+        wide = jnp.pad(x, ((0, 0), *((most * scale,) * 2,) * 2, *((0, 0),) * (x.ndim - 3)), mode="edge")
+        return jax.vmap(lambda one, at: jax.lax.dynamic_slice(one, (*(at * scale), *(0,) * (x.ndim - 3)), x.shape[1:]))(
+            wide, by
+        )
+
+    return of(pictures, cell), of(cells, 1)
 
 
 def varied(key: jax.Array, windows: jax.Array, loud: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -26,12 +26,13 @@ from launch.language_questions import Lesson
 from launch.part_scenes import NAMES, SECONDS
 
 LEAST_AREA = 0.004  # of the picture, that a sounding performer must show
-AGAIN = 0.6  # of the concerts are played again by the same on the stage
+AGAIN = 0.75  # of the concerts are played again by the same on the stage
+ELSEWHERE = 0.5  # of these, by those of a single picture
 STEP = concerts.SECONDS // concerts.STEPS
 CLEARLY = 1.4  # so many times as loud as the next one is what "the loudest" needs
 # Task → how often. Who of those in a picture makes a sound is learned soonest, what an expression refers to latest.
 SHARES = {
-    "avqa": 6, "ave": 3, "avvp": 3, "avcap": 1.5, "arig": 4, "s4": 0.5, "ms3": 1, "avss": 0.5, "ref-avs": 5,
+    "avqa": 8, "ave": 3, "avvp": 3, "avcap": 1.5, "arig": 4, "s4": 0.5, "ms3": 1, "avss": 0.5, "ref-avs": 5,
 }  # fmt: skip
 
 
@@ -41,6 +42,7 @@ class Tasks:
     def __init__(self, rng: np.random.Generator, pools: Pools):
         self._rng, self._pools, self._casting = rng, pools, Casting(rng, False)
         self._names = {vocabulary: set(names_in(vocabulary)) for vocabulary in ("ave", "avvp", "avss", "avqa")}
+        self._bands = [k for k, who in enumerate(pools.stills.who) if {s.kind for s in who} <= self._names["avqa"]]
 
     def __iter__(self) -> Iterator[Lesson]:
         """Endless; what does not come together is drawn again."""
@@ -167,37 +169,41 @@ class Tasks:
     def _avqa(self, task: str) -> Lesson | None:
         looks, tones = self._pools.looks, self._pools.tones
         k = looks.draw(self._rng)
-        scene, windows = looks.scenes[k], tones.tokens[k]
+        scene, pictures, windows = looks.scenes[k], looks.tokens[k], tones.tokens[k]
         if self._casting.chance(AGAIN):
+            if self._bands and self._casting.chance(ELSEWHERE):
+                scene, pictures = self._band()
             if (played := self._played_again(scene)) is None:
                 return None
             scene, windows = played
         for q in ask(self._rng, scene, 1):
             said = f"{q.reasoning} {concerts.CLAUSE.format(answer=q.answer)}"
             row = Row(question=q.text, answer=q.answer, label_text=said)
-            return self._lesson(task, row, looks.tokens[k], windows, scene.performers, STEP)
+            return self._lesson(task, row, pictures, windows, scene.performers, STEP)
         return None
 
-    def _played_again(self, scene: Scene) -> tuple[Scene, np.ndarray] | None:
-        """The same on the stage, but others of them play, at other times and with others off the stage.
+    def _band(self) -> tuple[Scene, np.ndarray]:
+        """Those in one picture of instruments alone, as the stage of a concert: it is shown at every step."""
+        k = self._bands[int(self._rng.integers(len(self._bands)))]
+        stills, whole = self._pools.stills, ((0, concerts.SECONDS),)
+        cast = tuple(timed(s.performer, seen=whole, heard=()) for s in stills.who[k])
+        scene = dataclasses.replace(stills.scenes[k], performers=cast, duration_s=concerts.SECONDS)
+        return scene, np.repeat(stills.tokens[k], concerts.STEPS, axis=0)
 
-        Each window tells of one second instead of two, of one of the sounds whose sources differ clearly in loudness.
-        """
-        casting, sounds = self._casting, self._pools.sounds
+    def _played_again(self, scene: Scene) -> tuple[Scene, np.ndarray] | None:
+        """The same on the stage, but others of them play, at other times and with others off the stage."""
+        casting, music = self._casting, self._pools.music
         cast = [timed(p, heard=(), moves=None) for p in scene.performers if p.seen]
         off = self._off_stage("avqa", cast, int(self._rng.choice(3, p=concerts.HIDDEN)))
         if off is None:
             return None
         performers = concerts.playing_in_turns(casting, [*cast, *off])
         spans = {p.kind: p.heard for p in performers if p.heard}
-        if (sound := sounds.draw(self._rng, list(spans))) is None:
+        if (sound := music.draw(self._rng, list(spans))) is None:
             return None
-        loudness = {h.kind: h.loudness for h in sounds.who[sound]}
-        levels = sorted(loudness[kind] for kind in spans)
-        if not all(b >= CLEARLY * a for a, b in itertools.pairwise(levels)):
-            return None
+        loudness = {h.kind: h.loudness for h in music.who[sound]}
         performers = [timed(p, loudness=loudness[p.kind]) if p.heard else p for p in performers]
-        windows = sounds.composed(self._rng, sound, spans, concerts.STEPS, STEP)
+        windows = music.composed(self._rng, sound, spans, concerts.STEPS, STEP)
         return dataclasses.replace(scene, performers=tuple(performers)), windows
 
     # ----------------------------------------------------------------------------------------------- single pictures

@@ -2,29 +2,30 @@
 # Makes crab-mini from nothing: renders its world, builds the shards, trains its parts and the six stages, scores it on
 # clips that no stage has seen, and writes the folder that ships. docs/mini.md says what came out, and how long it took.
 #
-#   bash launch/train_mini.sh [--runs DIR] [--scale N] [--seed S] [--jobs J] [--from FILE] [--ship DIR]
+#   bash launch/train_mini.sh [--runs DIR] [--scale N] [--seed S] [--jobs J] [--from FILE] [--round N] [--ship DIR]
 #
 #   --runs   everything is written below it (default runs/mini); run it again to go on after any interrupt
 #   --scale  so many times as many optimizer steps, scenes and clips (default 1; 0.02 tries everything in some minutes)
 #   --seed   of the world (default 11)
 #   --jobs   processes that render and build (default 2)
-#   --from   go on from these weights (crab_jax/assets/mini/params/base.safetensors) with other scenes: eye, ear and
-#            projectors are taken as they are, decoder and language model learn on, then the stages
+#   --from   go on from these weights (crab_jax/assets/mini/params/base.safetensors) with other scenes: the ear is taken
+#            as it is, all other parts learn on, then the stages
+#   --round  the how manieth time this is, with --from (default 1): every round has scenes of its own
 #   --ship   the folder for the weights (default RUNS/weights); what the repository has lies in crab_jax/assets/mini
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-RUNS=runs/mini SCALE=1 SEED=11 JOBS=2 FROM= SHIP=
+RUNS=runs/mini SCALE=1 SEED=11 JOBS=2 FROM= ROUND=1 SHIP=
 while [ $# -gt 0 ]; do
   case "$1" in
     --runs) RUNS=$2 ;; --scale) SCALE=$2 ;; --seed) SEED=$2 ;; --jobs) JOBS=$2 ;;
-    --from) FROM=$2 ;; --ship) SHIP=$2 ;;
+    --from) FROM=$2 ;; --round) ROUND=$2 ;; --ship) SHIP=$2 ;;
     *) echo "train_mini: unknown option $1; see the head of launch/train_mini.sh" >&2; exit 2 ;;
   esac
   [ $# -ge 2 ] || { echo "train_mini: $1 needs a value" >&2; exit 2; }
   shift 2
 done
 SHIP=${SHIP:-$RUNS/weights}
-LATER=${FROM:+10} # added to the seeds of scenes and steps of a later round
+LATER=${FROM:+$((10 * ROUND))} # added to the seeds of scenes and steps of a later round
 [ -z "$FROM" ] || [ -f "$FROM" ] || { echo "train_mini: --from $FROM: expected a safetensors file, found none" >&2; exit 2; }
 source launch/environment.sh
 environment ""
@@ -43,13 +44,13 @@ world() { # CLIPS SHARE TASK…
     --clips "$(times "$1" 8)" --held-out "$2" --tasks "${@:3}"
 }
 
-part() { # NAME SCENES STEPS SEED OPTIONS…
+part() { # NAME SCENES STEPS LATER_STEPS SEED OPTIONS…
   [ -f "$RUNS/$1.safetensors" ] && return
-  local steps
-  steps=$(times "$3")
-  [ -z "$FROM" ] || [ "$1" = decoder ] || steps=0
+  local steps=$3
+  [ -z "$FROM" ] || steps=$4
+  [ "$steps" -eq 0 ] || steps=$(times "$steps")
   python -m launch.pretrain_parts "$1" --out "$RUNS/$1.safetensors" ${FROM:+--start "$FROM"} \
-    --scenes "$(times "$2" 60)" --steps "$steps" --seed "$(($4 + LATER))" "${@:5}" > "$RUNS/$1.log" 2>&1
+    --scenes "$(times "$2" 60)" --steps "$steps" --seed "$(($5 + LATER))" "${@:6}" > "$RUNS/$1.log" 2>&1
 }
 
 stage() { # NAME CORES
@@ -66,8 +67,8 @@ stage() { # NAME CORES
 language() { # reads what eye, ear and projectors say; an interrupt starts it over
   [ -f "$RUNS/language.safetensors" ] && return
   python -m launch.pretrain_language --parts "$RUNS" --out "$RUNS/language.unfinished.safetensors" \
-    --stills "$(times 3500 60)" --videos "$(times 1600 60)" --sounds "$(times 2400 60)" --concerts "$(times 700 20)" \
-    --steps "$(times 7000)" --seed "$((3 + LATER))" ${FROM:+--start "$FROM"} > "$RUNS/language.log" 2>&1 &&
+    --stills "$(times 6000 60)" --videos "$(times 1600 60)" --sounds "$(times 2000 60)" --music "$(times 1200 60)" \
+    --concerts "$(times 700 20)" --steps "$(times 7500)" --seed "$((3 + LATER))" ${FROM:+--start "$FROM"} > "$RUNS/language.log" 2>&1 &&
     mv "$RUNS/language.unfinished.safetensors" "$RUNS/language.safetensors"
 }
 
@@ -89,7 +90,7 @@ both() { # two functions with their arguments, each in one word, on one core eac
 trap 'exit 130' INT
 
 mkdir -p "$RUNS"
-both "part eye 6000 3600 1" "part ear 4500 8000 1"
+both "part eye 30000 6000 4000 1" "part ear 4500 8000 0 1"
 
 say "rendering"
 # What of the test splits is rendered with a share of the training split.
@@ -108,9 +109,9 @@ say "building shards"
 crab data build pretrain-image pretrain-seg pretrain-audio avqa ave avvp arig s4 ms3 avss ref-avs avcap \
   --root "$RUNS/world" --out "$RUNS/shards" --size 112 --jobs "$JOBS"
 
-both "part vl_projector 10000 9000 2 --rows 48 --rate 2e-3 --encoder $RUNS/eye.safetensors" \
-  "part al_projector 4500 9000 1 --rows 32 --rate 1.5e-3 --encoder $RUNS/ear.safetensors"
-both "part decoder 6000 5500 2 --rows 8 --rate 1.5e-3 --encoder $RUNS/eye.safetensors" language
+both "part vl_projector 36000 9000 6000 2 --rows 48 --encoder $RUNS/eye.safetensors" \
+  "part al_projector 4500 9000 3000 1 --rows 32 --rate 1e-3 --encoder $RUNS/ear.safetensors"
+both "part decoder 12000 5000 5000 2 --rows 8 --log-every 500 --encoder $RUNS/eye.safetensors" language
 for name in visual_pretrain audio_pretrain seg_pretrain finetune; do
   say "stage $name"
   stage "$name" 2

@@ -17,7 +17,7 @@ from crab_jax.tasks.answers import Unparsed
 from crab_jax.tasks.vocabulary import MUSIC_AVQA_ANSWERS
 from crab_jax.tokens import MASK_RUN, Tokenizer
 from data_pipelines.world import phrases
-from data_pipelines.world.casting import Casting, reserved_pair
+from data_pipelines.world.casting import Casting, names_in, reserved_pair
 from data_pipelines.world.concerts import concert
 from data_pipelines.world.expressions import UNSEEN
 from data_pipelines.world.kinds import KINDS
@@ -141,7 +141,8 @@ def pools():
         return Seen(kind, (left, 10, left + 20, 90), (), 0.02, Performer(kind, place, heard=()))
 
     videos = [stage(rng, 10, int(rng.integers(1, 4))) for _ in range(60)]
-    sounds = [stage(rng, lm.SOUND_SECONDS, 4) for _ in range(400)]
+    sounds = [stage(rng, lm.WINDOWS, 4) for _ in range(400)]
+    music = [stage(rng, lm.WINDOWS, 4, names_in("avqa")) for _ in range(400)]
     stills = [stage(rng, 1, int(rng.integers(1, 5)))[0] for _ in range(200)]
     orders = [Job("train", k, 9, 32, 0).order("language concert", (32, 32)) for k in range(20)]
     played = [concert(Casting(order.rng(), False), order) for order in orders]
@@ -154,7 +155,11 @@ def pools():
         ),
         sounds=pool(
             [tuple(Heard(kind, (), 0.05 * 1.9**k) for k, kind in enumerate(kinds)) for kinds, _ in sounds],
-            lm.SOUND_SECONDS, 10000, there=[there for _, there in sounds],
+            lm.WINDOWS, 10000, there=[there for _, there in sounds],
+        ),
+        music=pool(
+            [tuple(Heard(kind, (), 0.05 * 1.9**k) for k, kind in enumerate(kinds)) for kinds, _ in music],
+            lm.WINDOWS, 20000, there=[there for _, there in music],
         ),
         looks=pool([tuple(Seen(p.kind) for p in s.performers if p.seen) for s in played], 10, 100000, scenes=played),
         tones=pool([tuple(Heard(p.kind, (), 0.1) for p in s.performers) for s in played], 10, 200000, scenes=played),
@@ -166,7 +171,7 @@ POOLS = pools()
 
 def shown(tokens, sort):
     """Item by item who is there: what the numbers in the tokens stand for."""
-    where, items = (POOLS.videos, 10) if sort == "videos" else (POOLS.sounds, lm.SOUND_SECONDS)
+    where, items = (POOLS.videos, 10) if sort == "videos" else (getattr(POOLS, sort), lm.WINDOWS)
     numbers = tokens[:, 0, 0].astype(int) - int(where.tokens[0, 0, 0, 0])
     return [
         {x.kind for x, here in zip(where.who[n // items], where.there[n // items][n % items]) if here} for n in numbers
@@ -249,15 +254,23 @@ def test_captions_and_music_answers():
 
 
 def test_concerts_are_played_again_as_they_are_told():
-    again = 0
+    again, elsewhere = 0, 0
     for lesson in lessons_of("avqa", count=150):
-        k = int(lesson.seen[0, 0, 0] - 100000) // 10
-        assert lesson.on_stage == tuple(p.kind for p in POOLS.looks.scenes[k].performers if p.seen)
+        picture = int(lesson.seen[0, 0, 0])
+        if picture < 100000:
+            elsewhere += 1
+            assert (lesson.seen == picture).all(), "nobody moves in a single picture"
+            assert lesson.on_stage == tuple(s.kind for s in POOLS.stills.who[picture - 1])
+            assert {*lesson.on_stage} <= {*names_in("avqa")}
+        else:
+            scene = POOLS.looks.scenes[(picture - 100000) // 10]
+            assert lesson.on_stage == tuple(p.kind for p in scene.performers if p.seen)
         if lesson.heard[0, 0, 0] >= 200000:
+            assert picture >= 100000
             continue  # as it was rendered
         again += 1
         told = [{NAMES[j] for j in np.flatnonzero(row)} for row in lesson.audible]
-        assert told == shown(lesson.heard, "sounds")
+        assert told == shown(lesson.heard, "music")
         heard = set().union(*told)
         assert set(lesson.loudness) == heard
         levels = sorted(lesson.loudness.values())
@@ -270,7 +283,7 @@ def test_concerts_are_played_again_as_they_are_told():
             assert TASKS["avqa"].parse(lesson.target).answer == (
                 "yes" if name in {KINDS[kind].names["avqa"] for kind in heard} else "no"
             )
-    assert again > 30
+    assert again > elsewhere > 30
 
 
 def test_rows_hold_what_their_questions_are_about():
@@ -320,9 +333,9 @@ def test_every_picture_and_window_has_its_moment_and_facts():
 
 
 def test_a_state_that_is_a_code_is_right():
-    rows = iter(pl.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(2,), rows=4, tasks=0.7))
-    batch, given = next(rows)
-    assert (batch.mask_segment > 0).any()
+    rows = pl.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(2,), rows=4, tasks=0.7)
+    kinds_of = lambda b, g: (b.mask_segment > 0, g.numbers[..., 0] >= 0, g.numbers[..., 4] >= 0, g.weights == 8)  # noqa: E731
+    batch, given = next((b, g) for b, g in rows if all(x.any() for x in kinds_of(b, g)))
     many = given.marked.sum(-1, keepdims=True)
     code = np.where(many > 0, given.marked @ codes(160) / np.sqrt(np.maximum(many, 1)), nobody(160))
     ids, kinds, vocabulary = CONFIG.token_ids, len(NAMES), CONFIG.llama.vocab_size
@@ -345,19 +358,24 @@ def test_a_state_that_is_a_code_is_right():
         "stories": np.zeros((160, 5 * kinds), np.float32),
         "places": np.zeros((160, 5 * (1 + kinds)), np.float32),
         "numbers": np.zeros((160, 4 * 28 + 2 * 11), np.float32),
+        "cast": np.zeros((160, 2 * kinds), np.float32),
     }
-    nll, count, off, masks, right, alone, blind, items, _, unknown, places, _, stand, *_ = told(0, early, heads)
-    assert stand == (given.places > 0).sum() > 0
-    assert float(nll / count) == pytest.approx(np.log(vocabulary), rel=1e-5)
-    assert (float(off), float(masks)) == (0, (batch.mask_segment > 0).sum())
-    assert float(right) == float(alone) > 0
-    _, _, off, masks, right, alone, *_ = told(1, early, heads)
-    assert float(off / masks) > 1
-    assert float(right) < float(alone)
-    assert items == (given.moment >= 0).sum()
-    assert places == (given.numbers.max(-1) >= 0).sum() > 0
+    blind = told(0, early, heads)
+    assert blind.stand == (given.places > 0).sum() > 0
+    assert float(blind.nll / blind.count) == pytest.approx(np.log(vocabulary), rel=1e-5)
+    assert float(blind.weighted / blind.weights) == pytest.approx(np.log(vocabulary), rel=1e-5)
+    assert float(blind.count) < float(blind.weights) == pytest.approx(given.weights.sum())
+    assert blind.decides == (given.weights == 8).sum() > blind.decided == 0
+    assert (float(blind.off), float(blind.masks)) == (0, (batch.mask_segment > 0).sum())
+    assert float(blind.right) == float(blind.alone) > 0
+    other = told(1, early, heads)
+    assert float(other.off / other.masks) > 1
+    assert float(other.right) < float(other.alone)
+    assert blind.items == (given.moment >= 0).sum()
+    assert blind.places == (given.numbers.max(-1) >= 0).sum() > 0
+    assert blind.sure == ((batch.labels >= 0) & (given.cast.max(-1) == 0)).sum() < blind.count
     boxes, intervals = ((given.numbers[..., part] >= 0).sum() for part in (slice(0, 4), slice(4, 6)))
-    assert float(unknown) == pytest.approx(boxes * np.log(28) + intervals * np.log(11), rel=1e-5)
+    assert float(blind.missed) == pytest.approx(boxes * np.log(28) + intervals * np.log(11), rel=1e-5)
 
     # States that spell moment and facts out, and heads that read just this.
     for row, item in zip(*np.nonzero(given.moment >= 0)):
@@ -375,12 +393,12 @@ def test_a_state_that_is_a_code_is_right():
             spelt[row, place, 30 + interval] = 4
     heads["numbers"][:28, :28] = np.eye(28)
     heads["numbers"][30:41, 4 * 28 + 11 :] = np.eye(11)
-    *_, clock, _, knows, missed, _, misses, _, _, _ = told(0, early, heads, spelt)
-    assert knows == items
-    assert float(clock) < float(blind) - 2 * float(items)
+    spells = told(0, early, heads, spelt)
+    assert spells.knows == blind.items
+    assert float(spells.clock) < float(blind.clock) - 2 * float(blind.items)
     others = given.numbers[..., [1, 2, 3, 4]]
-    assert float(misses) == pytest.approx(float(others[others >= 0].sum())), "what is not read is taken for 0"
-    assert float(missed) < float(unknown)
+    assert float(spells.misses) == pytest.approx(float(others[others >= 0].sum())), "what is not read is taken for 0"
+    assert float(spells.missed) < float(blind.missed)
 
     # And for who is the second from the left, and what all moments so far say: the latter off the later states.
     spelt[:], early[:] = 0, 0
@@ -390,9 +408,16 @@ def test_a_state_that_is_a_code_is_right():
         spelt[row, given.last[row, item], : 5 * kinds] = 20 * given.stories[row, item]
     heads["places"][: 1 + kinds, 1 + kinds : 2 * (1 + kinds)] = np.eye(1 + kinds)
     heads["stories"][: 5 * kinds] = np.eye(5 * kinds)
-    *_, stand, found, known = told(0, early, heads, spelt)
-    assert float(found) == (given.places[..., 1] > 0).sum() > 0
-    assert float(known) == 5 * float(items)
+    spells = told(0, early, heads, spelt)
+    assert float(spells.found) == (given.places[..., 1] > 0).sum() > 0
+    assert float(spells.known) == 5 * float(blind.items)
+
+    # And for everybody that is seen or heard, at every place of an answer.
+    spelt[..., : 2 * kinds] = 20 * given.cast
+    heads["cast"][: 2 * kinds] = np.eye(2 * kinds)
+    spells = told(0, early, heads, spelt)
+    assert spells.sure == spells.count == blind.count
+    assert float(spells.unsure) < float(blind.unsure)
 
 
 def test_what_all_moments_so_far_say():
@@ -439,6 +464,21 @@ def test_numbers_of_answers():
     assert all(asked.values())
 
 
+def test_what_an_answer_turns_on_counts_most():
+    tokenizer = Tokenizer.tiny()
+    answer = "I hear a cello from 3 to 60 seconds. So the answer is <answer> two </answer>."
+    pieces, weights = tokenizer.tokenize(f"{answer}</s>"), pl._weights(tokenizer, answer)
+    assert len(weights) == len(tokenizer.encode_target(answer)) == len(pieces)
+    by = {value: "".join(p for p, w in zip(pieces, weights) if w == value).replace("\u2581", " ") for value in (2, 8)}
+    assert by[8].strip() == "two"
+    assert re.sub("[^a-z0-9]", "", by[2]) == "cello360"
+    masked = f"The cello is {MASK_RUN}."
+    assert len(pl._weights(tokenizer, masked)) == len(tokenizer.encode_target(masked))
+    assert set(pl._weights(tokenizer, MASK_RUN)) == {1.0}, "a text that begins with a tag has no mark in front"
+    for batch, given in itertools.islice(pl.Rows(POOLS, tokenizer=tokenizer, seed=(7,), rows=2, tasks=0.9), 4):
+        np.testing.assert_array_equal(given.weights > 0, batch.labels >= 0)
+
+
 @pytest.mark.slow
 def test_what_is_written_starts_a_stage(tmp_path):
     wanted = abstract(CONFIG)
@@ -449,7 +489,7 @@ def test_what_is_written_starts_a_stage(tmp_path):
         write(
             tmp_path / f"{name}.safetensors", {p: rng.normal(0, 0.05, x.shape).astype(x.dtype) for p, x in here.items()}
         )
-    sizes = ["--stills", "8", "--videos", "2", "--sounds", "8", "--concerts", "8", "--steps", "3"]
+    sizes = ["--stills", "8", "--videos", "2", "--sounds", "8", "--music", "8", "--concerts", "8", "--steps", "3"]
     sizes += ["--rows", "1", "--log-every", "1"]
     out = tmp_path / "language.safetensors"
     pl.main(["--parts", str(tmp_path), "--out", str(out), *sizes])
@@ -477,8 +517,7 @@ def test_no_question_brings_together_what_is_kept_for_testing():
             pool(boxes, 1),
             pool(boxes, 10, there=[one] * len(boxes)),
             pool(sounds, 10, there=[two] * 2),
-            pool([], 1),
-            pool([], 1),
+            *(pool([], 1) for _ in range(3)),
         ),
     )
     for lesson in itertools.islice(made, 400):
