@@ -1,6 +1,6 @@
 """Pictures, videos, sounds and concerts that questions are about, rendered once, and put together anew each time.
 
-A sound can be put together out of its seconds: in some of them each choice of its sources is heard, so that any of them
+A sound can be put together out of its windows: in some of them each choice of its sources is heard, so that any of them
 can be heard at any time. The same holds for videos. That way a few thousand scenes become as many as one likes.
 """
 
@@ -143,15 +143,15 @@ def render_concert(job: Job) -> tuple[Rendered, Rendered]:
     return Rendered(frames, seen, None, scene), Rendered(windows, heard, None, scene)
 
 
-def turns(rng: np.random.Generator, count: int, seconds: int) -> np.ndarray:
-    """Who of some is there in which second: bool [seconds count].
+def turns(rng: np.random.Generator, count: int, items: int) -> np.ndarray:
+    """Who of some is there in which picture or window: bool [items count].
 
-    Every choice of them occurs if there are enough seconds, nobody too, and from one second to the next as little
-    changes as can be (a Gray code).
+    Every choice of them occurs if there are enough of these, nobody too, and from one to the next as little changes as
+    can be (a Gray code).
     """
-    steps = np.arange(seconds) * 2**count // seconds
+    steps = np.arange(items) * 2**count // items
     there = (steps ^ (steps >> 1))[:, None] >> np.arange(count) & 1 == 1
-    return np.roll(there[:, rng.permutation(count)], int(rng.integers(seconds)), axis=0)
+    return np.roll(there[:, rng.permutation(count)], int(rng.integers(items)), axis=0)
 
 
 def _runs(there: np.ndarray) -> Spans:
@@ -214,17 +214,17 @@ class Pool:
         return int(options[rng.integers(len(options))]) if options else None
 
     def composed(
-        self, rng: np.random.Generator, k: int, spans: Mapping[str, Spans], seconds: int, step: int = 1
+        self, rng: np.random.Generator, k: int, spans: Mapping[str, Spans], count: int, step: int = 1
     ) -> np.ndarray:
-        """So many seconds put together out of number `k`, with each kind in its times and no others: [seconds Q D].
+        """So many items put together out of number `k`, with each kind in its times and no others: [count Q D].
 
         They stand for moments that are `step` seconds apart.
         """
         there = self.there[k]
         assert there is not None
         items = []
-        for second in range(seconds):
-            wanted = [at(spans.get(x.kind, ()), step * second) for x in self.who[k]]
+        for number in range(count):
+            wanted = [at(spans.get(x.kind, ()), step * number) for x in self.who[k]]
             fit = np.flatnonzero((there == wanted).all(axis=1))
             items.append(int(fit[rng.integers(len(fit))]))
         return self.tokens[k][items]

@@ -10,7 +10,8 @@ has left them, so what they say of a picture or of a second of sound is worked o
 the language model itself. Scenes are drawn by the rules of the training split, from seeds of their own.
 
 Asked to mark somebody, it learns to say the code that the mask decoder draws (`launch.pretrain_parts.codes`): the
-states that predict the mask tokens come to be this code.
+states that predict the mask tokens come to be this code. The words that an answer turns on count more than the others
+(`WEIGHTS`), and linear maps that are thrown away afterwards read off the inner states who is where and when (`losses`).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from crab_jax.starting import handed_on, newest_checkpoint
 from crab_jax.tasks.answers import BOX_GRID
 from crab_jax.tokens import IMAGE, VIDEO, TargetSuffix, Tokenizer, build_prompt
 from data_pipelines.examples import assemble
+from data_pipelines.world import phrases
 from data_pipelines.world.kinds import KINDS
 from launch.language_media import (
     Pool,
@@ -64,17 +66,17 @@ FACTS = 3  # about every kind at every moment, see `_facts`
 STORIES = 5  # about every kind, of all moments up to one, see `_stories`
 RARE = 3.0  # most facts are not so
 EARLY = 1  # the layer whose states tell facts and places; the others have the rest of the work to do
-LATER = 2  # the layer whose states tell stories, and know the numbers of the answer before they are spelt out
+LATER = 2  # the layer whose states tell stories, and at every place of an answer its numbers and the whole cast
 # What an answer gives in numbers: a box in the 224 grid, told to 1/28 of it, and an interval of whole seconds.
 NUMBERS = (
     (re.compile(r"\((\d+),(\d+)\) and coordinate of bottom right corner is \((\d+),(\d+)\)"), BOX_GRID // BINS, BINS),
     (re.compile(r"<range> (\d+),(\d+) </range>"), 1, SECONDS + 1),
 )
 # What an answer turns on counts more than how it is worded, which is often left to chance. The last that fits holds.
-CALLED = {name for kind in KINDS.values() for name in (kind.name, *kind.names.values())}
+CALLED = {name for kind in KINDS.values() for name in (kind.name, *kind.names.values(), phrases.noun(kind.name))}
 WEIGHTS = (
     (re.compile(r"\b\d+\b"), 2.0),
-    (re.compile("|".join(sorted(CALLED))), 2.0),
+    (re.compile(rf"\b({'|'.join(map(re.escape, sorted(CALLED, key=len, reverse=True)))})(?!\w)"), 2.0),
     (re.compile(r"(?<=<answer> ).*?(?= </answer>)"), 8.0),
 )
 STEPS_OF = tuple(count for pattern, _, count in NUMBERS for _ in range(pattern.groups))  # of each number
@@ -385,6 +387,23 @@ def losses(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Given, 
     return Told(**{name: jnp.sum(x, dtype=jnp.float32) for name, x in each.items()})
 
 
+class Sizes(NamedTuple):
+    """What the sums of a batch are divided by, at least 1: of `Told`, those that a model has no say in."""
+
+    count: Any
+    weights: Any
+    masks: Any
+    items: Any
+    places: Any
+
+
+def sizes(batch: Batch, given: Given) -> Sizes:
+    """Of a whole batch, so that rows count by what they hold."""
+    labelled, places = batch.labels >= 0, given.numbers.max(-1) >= 0
+    each = (labelled, given.weights * labelled, batch.mask_segment > 0, given.moment >= 0, places)
+    return Sizes(*(jnp.maximum(jnp.sum(x, dtype=jnp.float32), 1) for x in each))
+
+
 def _of_words(said: Said, batch: Batch, given: Given) -> dict[str, jax.Array]:
     labelled = batch.labels >= 0
     wanted = jnp.where(labelled, batch.labels, 0)
@@ -487,34 +506,35 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
     optimizer = optimizer_of(args.rate, args.steps)
     state = optimizer.init(params)
 
-    def loss(params, batch, given):
-        """The mean of what is said in a row, or in some together."""
-        told = losses(read(config, params["model"], batch, given), params["heads"], batch, given, ids)
-        text, code = told.weighted / jnp.maximum(told.weights, 1), told.off / jnp.maximum(told.masks, 1)
-        looked_up = told.clock / jnp.maximum(told.items, 1) + told.missed / jnp.maximum(told.places, 1)
-        looked_up += 0.1 * told.unsure / jnp.maximum(told.count, 1)
-        return text + args.marking * code + args.clock * looked_up, told
+    def tell(params, batch, given):
+        return losses(read(config, params["model"], batch, given), params["heads"], batch, given, ids)
+
+    def loss(params, row, per):
+        told = tell(params, *row)
+        looked_up = told.clock / per.items + told.missed / per.places + 0.1 * told.unsure / per.count
+        return told.weighted / per.weights + args.marking * told.off / per.masks + args.clock * looked_up, told
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state, batch, given):
         """Row by row: what four rows leave for the way back does not fit into the cache of a core."""
+        per = sizes(batch, given)
 
         def add(total, row):
-            (_, told), grads = jax.value_and_grad(loss, has_aux=True)(params, *row)
+            (_, told), grads = jax.value_and_grad(loss, has_aux=True)(params, row, per)
             return jax.tree.map(jnp.add, total, (grads, told)), None
 
         nothing = (jax.tree.map(jnp.zeros_like, params), Told(*[jnp.float32(0)] * len(Told._fields)))
         (grads, told), _ = jax.lax.scan(add, nothing, jax.tree.map(lambda x: x[:, None], (batch, given)))
-        grads = jax.tree.map(lambda x: x / args.rows, grads)
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, told
 
-    judge = jax.jit(lambda params, batch, given: loss(params, batch, given)[1])
+    judge = jax.jit(tell)
 
     def line(sums: np.ndarray) -> str:
         t = Told(*sums)
         return (
-            f"text {t.nll / t.count:.4f} answers right {t.decided / max(t.decides, 1):.3f} "
+            f"text {t.nll / t.count:.4f} weighted {t.weighted / t.weights:.4f} "
+            f"answers right {t.decided / max(t.decides, 1):.3f} "
             f"code {t.off / max(t.masks, 1):.4f} marked right {t.right / max(t.alone, 1):.3f} "
             f"clock {t.clock / t.items:.3f} moments right {t.knows / t.items:.3f} "
             f"numbers {t.missed / max(t.places, 1):.3f} steps off {t.misses / max(t.places, 1):.2f} "
@@ -553,7 +573,12 @@ def main(argv: list[str] | None = None) -> None:
     add("--rows", type=int, default=4, help=f"of a step, of {LAYOUT.tokens} tokens (default 4)")
     add("--rate", type=float, default=1.5e-3, help="peak learning rate (default 1.5e-3)")
     add("--marking", type=float, default=0.5, help="weight of codes beside words (default 0.5)")
-    add("--clock", type=float, default=0.3, help="weight of moments, facts and numbers beside words (default 0.3)")
+    add(
+        "--clock",
+        type=float,
+        default=0.3,
+        help="weight of what is read off inner states beside words (default 0.3)",
+    )
     add("--seed", type=int, default=3, help="of scenes, questions and first weights (default 3)")
     add("--jobs", type=int, default=1, help="processes that render (default 1)")
     add("--log-every", type=int, default=100)

@@ -49,7 +49,7 @@ from data_pipelines.world.kinds import KINDS
 from launch.part_optimizer import optimizer_of
 from launch.part_scenes import BINS, NAMES, Job, batches, render_pictures, render_windows, rendered
 
-CELLS = 7  # a patch is read as 7 x 7 cells, as fine as the masks that the decoder is taught with
+UNSEEN = 240  # scenes at most that say how a part does
 BACKGROUND = 0.25  # weight of a cell or pixel of nobody: most are
 RESERVED = np.array([[a != b and reserved_pair(a, b) for b in NAMES] for a in NAMES], np.float32)
 PROMPTS = 3  # masks asked of one picture: what they share, everybody, falls out of the gradient
@@ -59,6 +59,7 @@ def eye(config: CrabConfig) -> tuple[Callable, Callable]:
     """How it starts, and its loss with what it gets right."""
     module, grid = Clip(config.clip), config.clip.image_size // config.clip.patch_size
     width, classes = config.clip.hidden_size, 1 + len(NAMES)
+    side = config.mask_decoder.low_res // grid  # a patch is read as finely as masks are drawn
     read = [config.clip.taps.index(tap) for tap in dict.fromkeys(config.clip.taps)]  # each once
 
     def start(key: jax.Array) -> dict[str, Any]:
@@ -66,18 +67,18 @@ def eye(config: CrabConfig) -> tuple[Callable, Callable]:
         encoder = module.init(key, jnp.zeros((1, s, s, 3)))["params"]
         # Where something is must be as loud as what it is, or attention finds nothing for a long time.
         encoder["positions"] = encoder["positions"] * 10
-        return {"encoder": encoder, "head": jnp.zeros((len(read), width, CELLS**2 * classes))}
+        return {"encoder": encoder, "head": jnp.zeros((len(read), width, side**2 * classes))}
 
     def loss(params: dict[str, Any], key: jax.Array | None, pictures, cells, placed):
         del placed
         if key is not None:
-            pictures, cells = moved(key, pictures, cells)
+            pictures, cells = moved(key, pictures, cells, side // 2)
         taps = module.apply({"params": params["encoder"]}, normalise(pictures))
         weight = jnp.where(cells == 0, BACKGROUND, 1.0)
         total = 0.0
         for tap, head in zip(read, params["head"], strict=True):
-            scores = (taps[tap] @ head).reshape(-1, grid, grid, CELLS, CELLS, classes)
-            scores = scores.swapaxes(2, 3).reshape(-1, grid * CELLS, grid * CELLS, classes)
+            scores = (taps[tap] @ head).reshape(-1, grid, grid, side, side, classes)
+            scores = scores.swapaxes(2, 3).reshape(-1, grid * side, grid * side, classes)
             each = optax.softmax_cross_entropy_with_integer_labels(scores, cells.astype(jnp.int32))
             total += (each * weight).sum() / weight.sum() / len(read)
         right = scores.argmax(-1) == cells
@@ -270,12 +271,12 @@ def _named_cells(scores: jax.Array, classes: jax.Array) -> jax.Array:
     return (each * weight).sum((1, 2)) / weight.sum((1, 2))
 
 
-def moved(key: jax.Array, pictures: jax.Array, cells: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Pictures uint8 [B S S 3] that nobody rendered, with their cells [B G G]: moved by up to half a patch of the eye.
+def moved(key: jax.Array, pictures: jax.Array, cells: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
+    """Pictures uint8 [B S S 3] that nobody rendered, with their cells [B G G]: moved by at most so many cells.
 
     The edges are repeated. By whole cells, so that each keeps its class.
     """
-    most, cell = CELLS // 2, pictures.shape[1] // cells.shape[1]
+    cell = pictures.shape[1] // cells.shape[1]
     by = jax.random.randint(key, (len(pictures), 2), 0, 2 * most + 1)
 
     def of(x: jax.Array, scale: int) -> jax.Array:
@@ -335,7 +336,6 @@ PARTS = {
 def train(which: str, config: CrabConfig, args: argparse.Namespace) -> None:
     """Renders, trains, prints what unseen scenes say, writes the part."""
     part, side, out = PARTS[which], config.clip.image_size, args.out
-    grid = config.mask_decoder.low_res if which == "decoder" else side // config.clip.patch_size * CELLS
     given = (_read(args.encoder, part.encoder),) if part.encoder else ()
     earlier = _read(args.start, part.name) if args.start else None
     if not args.steps:
@@ -344,11 +344,11 @@ def train(which: str, config: CrabConfig, args: argparse.Namespace) -> None:
     seen_once = jax.jit(once[0]) if once else None
 
     def scenes(split: str, count: int) -> list[list[np.ndarray]]:
-        jobs = [Job(split, k, args.seed, side, grid) for k in range(count)]
+        jobs = [Job(split, k, args.seed, side, config.mask_decoder.low_res) for k in range(count)]
         groups: dict[tuple[int, ...], list] = {}
         for example in rendered(part.render, jobs, args.jobs):
             groups.setdefault(example[0].shape, []).append(example)
-        stacked = [[np.stack(column) for column in zip(*group)] for _, group in sorted(groups.items())]
+        stacked = [[np.stack(column) for column in zip(*groups.pop(shape))] for shape in sorted(groups)]
         if seen_once is None:
             return stacked
         found = [[seen_once(*some) for some in _pieces(group, min(64, len(group[0])))] for group in stacked]
@@ -367,7 +367,9 @@ def train(which: str, config: CrabConfig, args: argparse.Namespace) -> None:
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, {"loss": value, **right}
 
-    unseen = [some for group in scenes("val", max(args.scenes // 50, 8)) for some in _pieces(group, args.rows)]
+    unseen = [
+        some for group in scenes("val", min(max(args.scenes // 50, 8), UNSEEN)) for some in _pieces(group, args.rows)
+    ]
     judge = jax.jit(lambda params, *batch: loss(params, None, *batch))
     seen, started = batches(scenes("train", args.scenes), args.rows, args.seed), time.monotonic()
     recent: list[dict[str, Any]] = []

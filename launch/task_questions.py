@@ -26,8 +26,8 @@ from launch.language_questions import Lesson
 from launch.part_scenes import NAMES, SECONDS
 
 LEAST_AREA = 0.004  # of the picture, that a sounding performer must show
-AGAIN = 0.75  # of the concerts are played again by the same on the stage
-ELSEWHERE = 0.5  # of these, by those of a single picture
+AGAIN = 0.75  # of the concerts are played again: others of those on the stage play, at other times
+ELSEWHERE = 0.5  # of these are played by those of a single picture
 STEP = concerts.SECONDS // concerts.STEPS
 CLEARLY = 1.4  # so many times as loud as the next one is what "the loudest" needs
 # Task → how often. Who of those in a picture makes a sound is learned soonest, what an expression refers to latest.
@@ -42,7 +42,10 @@ class Tasks:
     def __init__(self, rng: np.random.Generator, pools: Pools):
         self._rng, self._pools, self._casting = rng, pools, Casting(rng, False)
         self._names = {vocabulary: set(names_in(vocabulary)) for vocabulary in ("ave", "avvp", "avss", "avqa")}
-        self._bands = [k for k, who in enumerate(pools.stills.who) if {s.kind for s in who} <= self._names["avqa"]]
+        self._bands: dict[int, list[int]] = {}  # how many they are → where they are
+        for k, who in enumerate(pools.stills.who):
+            if {s.kind for s in who} <= self._names["avqa"]:
+                self._bands.setdefault(len(who), []).append(k)
 
     def __iter__(self) -> Iterator[Lesson]:
         """Endless; what does not come together is drawn again."""
@@ -184,7 +187,10 @@ class Tasks:
 
     def _band(self) -> tuple[Scene, np.ndarray]:
         """Those in one picture of instruments alone, as the stage of a concert: it is shown at every step."""
-        k = self._bands[int(self._rng.integers(len(self._bands)))]
+        sizes = [*self._bands]
+        shares = np.array([concerts.SEEN[size - 1] for size in sizes])
+        band = self._bands[int(self._rng.choice(sizes, p=shares / shares.sum()))]
+        k = band[int(self._rng.integers(len(band)))]
         stills, whole = self._pools.stills, ((0, concerts.SECONDS),)
         cast = tuple(timed(s.performer, seen=whole, heard=()) for s in stills.who[k])
         scene = dataclasses.replace(stills.scenes[k], performers=cast, duration_s=concerts.SECONDS)

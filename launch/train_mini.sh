@@ -5,16 +5,17 @@
 #   bash launch/train_mini.sh [--runs DIR] [--scale N] [--seed S] [--jobs J] [--from FILE] [--round N] [--ship DIR]
 #
 #   --runs   everything is written below it (default runs/mini); run it again to go on after any interrupt
+#            (some GiB, and up to 10 GiB of memory)
 #   --scale  so many times as many optimizer steps, scenes and clips (default 1; 0.02 tries everything in some minutes)
 #   --seed   of the world (default 11)
 #   --jobs   processes that render and build (default 2)
 #   --from   go on from these weights (crab_jax/assets/mini/params/base.safetensors) with other scenes: the ear is taken
 #            as it is, all other parts learn on, then the stages
-#   --round  the how manieth time this is, with --from (default 1): every round has scenes of its own
+#   --round  with --from: which round this is (default 1); each has scenes of its own, and a --runs of its own
 #   --ship   the folder for the weights (default RUNS/weights); what the repository has lies in crab_jax/assets/mini
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-RUNS=runs/mini SCALE=1 SEED=11 JOBS=2 FROM= ROUND=1 SHIP=
+RUNS=runs/mini SCALE=1 SEED=11 JOBS=2 FROM= ROUND= SHIP=
 while [ $# -gt 0 ]; do
   case "$1" in
     --runs) RUNS=$2 ;; --scale) SCALE=$2 ;; --seed) SEED=$2 ;; --jobs) JOBS=$2 ;;
@@ -25,8 +26,10 @@ while [ $# -gt 0 ]; do
   shift 2
 done
 SHIP=${SHIP:-$RUNS/weights}
-LATER=${FROM:+$((10 * ROUND))} # added to the seeds of scenes and steps of a later round
 [ -z "$FROM" ] || [ -f "$FROM" ] || { echo "train_mini: --from $FROM: expected a safetensors file, found none" >&2; exit 2; }
+[ -n "$FROM" ] || [ -z "$ROUND" ] || { echo "train_mini: --round $ROUND is for --from FILE, which is not there" >&2; exit 2; }
+[[ "${ROUND:=1}" =~ ^[1-9][0-9]*$ ]] || { echo "train_mini: --round $ROUND: expected 1, 2, …" >&2; exit 2; }
+LATER=${FROM:+$((10 * ROUND))} # added to the seeds of scenes and steps of a later round
 source launch/environment.sh
 environment ""
 export PATH="$VENV/bin:$PATH"
@@ -49,7 +52,7 @@ part() { # NAME SCENES STEPS LATER_STEPS SEED OPTIONS…
   local steps=$3
   [ -z "$FROM" ] || steps=$4
   [ "$steps" -eq 0 ] || steps=$(times "$steps")
-  python -m launch.pretrain_parts "$1" --out "$RUNS/$1.safetensors" ${FROM:+--start "$FROM"} \
+  python -m launch.pretrain_parts "$1" --log-every 500 --out "$RUNS/$1.safetensors" ${FROM:+--start "$FROM"} \
     --scenes "$(times "$2" 60)" --steps "$steps" --seed "$(($5 + LATER))" "${@:6}" > "$RUNS/$1.log" 2>&1
 }
 
@@ -90,6 +93,14 @@ both() { # two functions with their arguments, each in one word, on one core eac
 trap 'exit 130' INT
 
 mkdir -p "$RUNS"
+# What is there is not done again: another beginning would get the parts and stages of this one.
+BEGINNING=${FROM:+"round $ROUND from $(cksum < "$FROM")"}
+BEGINNING=${BEGINNING:-from nothing}
+[ -f "$RUNS/beginning" ] || echo "$BEGINNING" > "$RUNS/beginning"
+[ "$(cat "$RUNS/beginning")" = "$BEGINNING" ] || {
+  echo "train_mini: $RUNS was begun $(cat "$RUNS/beginning"), not $BEGINNING; choose another --runs" >&2
+  exit 2
+}
 both "part eye 30000 6000 4000 1" "part ear 4500 8000 0 1"
 
 say "rendering"
@@ -111,7 +122,7 @@ crab data build pretrain-image pretrain-seg pretrain-audio avqa ave avvp arig s4
 
 both "part vl_projector 36000 9000 6000 2 --rows 48 --encoder $RUNS/eye.safetensors" \
   "part al_projector 4500 9000 3000 1 --rows 32 --rate 1e-3 --encoder $RUNS/ear.safetensors"
-both "part decoder 12000 5000 5000 2 --rows 8 --log-every 500 --encoder $RUNS/eye.safetensors" language
+both "part decoder 12000 5000 5000 2 --rows 8 --encoder $RUNS/eye.safetensors" language
 for name in visual_pretrain audio_pretrain seg_pretrain finetune; do
   say "stage $name"
   stage "$name" 2

@@ -18,7 +18,7 @@ from crab_jax.tasks.vocabulary import MUSIC_AVQA_ANSWERS
 from crab_jax.tokens import MASK_RUN, Tokenizer
 from data_pipelines.world import phrases
 from data_pipelines.world.casting import Casting, names_in, reserved_pair
-from data_pipelines.world.concerts import concert
+from data_pipelines.world.concerts import SEEN, concert
 from data_pipelines.world.expressions import UNSEEN
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.stage import Performer, Scene
@@ -464,6 +464,54 @@ def test_numbers_of_answers():
     assert all(asked.values())
 
 
+def test_music_is_heard_in_windows_of_two_seconds():
+    for index in range(3):
+        (music,) = lm.render_music(Job("train", index, 5, 32, 0))
+        (sound,) = lm.render_sound(Job("train", index, 5, 32, 0))
+        assert len(music.media) == len(sound.media) == len(music.there) == lm.WINDOWS
+        assert 1.9 < music.media.shape[1] / sound.media.shape[1] < 2.1
+        assert {h.kind for h in music.who} <= {*names_in("avqa")}
+        levels = sorted(h.loudness for h in music.who)
+        assert all(b > tq.CLEARLY * a for a, b in itertools.pairwise(levels))
+        loud = music.media.astype(np.float32).mean((1, 2))
+        silent = ~music.there.any(1)
+        assert silent.any()
+        assert loud[silent].max() < loud[~silent].min(), "nobody is heard where nobody plays, two seconds each"
+        for one, heard in zip(music.scene.performers, music.there.T):
+            seconds = [lm.at(one.heard, 2 * k) and lm.at(one.heard, 2 * k + 1) for k in range(lm.WINDOWS)]
+            assert seconds == heard.tolist()
+
+
+def test_bands_are_as_many_as_concerts_have():
+    """Where there are enough pictures; a picture has no five, and nobody twice."""
+    drawn = tq.Tasks(np.random.default_rng(0), POOLS)
+    sizes = [sum(bool(p.seen) for p in drawn._band()[0].performers) for _ in range(400)]
+    shares = np.bincount(sizes, minlength=6)[1:5] / 400
+    expected = np.array(SEEN[:4]) * [size in drawn._bands for size in (1, 2, 3, 4)]
+    np.testing.assert_allclose(shares, expected / expected.sum(), atol=0.08)
+    assert shares[1:3].sum() > 0.5
+
+
+def test_rows_together_are_what_they_are_one_by_one():
+    """A batch is worked through row by row: sums add up, and are divided by what the whole batch holds."""
+    rows = pl.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(8,), rows=3, tasks=0.7)
+    batch, given = next(iter(rows))
+    vocabulary, kinds, width = CONFIG.llama.vocab_size, len(NAMES), 160
+    key = jax.random.split(jax.random.key(0), 9)
+    states, early, later = (jax.random.normal(k, (*batch.tokens.shape, width)) for k in key[:3])
+    sizes = {"moment": 10, "facts": 3 * kinds, "stories": 5 * kinds, "places": 5 * (1 + kinds), "cast": 2 * kinds}
+    sizes["numbers"] = sum(pl.STEPS_OF)
+    heads = {name: jax.random.normal(k, (width, n)) / 13 for k, (name, n) in zip(key[3:], sizes.items())}
+    said = pl.Said(states, states @ jax.random.normal(key[8], (width, vocabulary)), early, later)
+    whole = pl.losses(said, heads, batch, given, CONFIG.token_ids)
+    one = [jax.tree.map(lambda x, r=r: x[r : r + 1], (said, batch, given)) for r in range(3)]
+    added = [pl.losses(s, heads, b, g, CONFIG.token_ids) for s, b, g in one]
+    for name, together, *apart in zip(pl.Told._fields, whole, *added):
+        assert float(together) == pytest.approx(sum(map(float, apart)), rel=1e-4), name
+    for name, size in pl.sizes(batch, given)._asdict().items():
+        assert float(size) == max(float(getattr(whole, name)), 1), name
+
+
 def test_what_an_answer_turns_on_counts_most():
     tokenizer = Tokenizer.tiny()
     answer = "I hear a cello from 3 to 60 seconds. So the answer is <answer> two </answer>."
@@ -472,6 +520,10 @@ def test_what_an_answer_turns_on_counts_most():
     by = {value: "".join(p for p, w in zip(pieces, weights) if w == value).replace("\u2581", " ") for value in (2, 8)}
     assert by[8].strip() == "two"
     assert re.sub("[^a-z0-9]", "", by[2]) == "cello360"
+    for name in sorted(pl.CALLED):
+        named = f"It is {name}, <event> {name} </event>"
+        told = "".join(p for p, w in zip(tokenizer.tokenize(f"{named}</s>"), pl._weights(tokenizer, named)) if w == 2)
+        assert told.replace("\u2581", "").startswith(name.replace(" ", "")), "as it is called, brackets and all"
     masked = f"The cello is {MASK_RUN}."
     assert len(pl._weights(tokenizer, masked)) == len(tokenizer.encode_target(masked))
     assert set(pl._weights(tokenizer, MASK_RUN)) == {1.0}, "a text that begins with a tag has no mark in front"

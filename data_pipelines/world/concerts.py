@@ -19,6 +19,7 @@ from data_pipelines.world.stage import Performer, Scene
 
 SECONDS, STEPS = 60, 10
 PER_CLIP = 6
+SEEN = (0.08, 0.22, 0.34, 0.24, 0.12)  # how often one, two, … are seen
 HIDDEN = (0.60, 0.32, 0.08)  # how often nobody, one, two are heard only
 CLAUSE = "So the answer is <answer> {answer} </answer>."
 
@@ -65,7 +66,7 @@ def music_avqa(order: Order, studio: Studio) -> dict[str, Any]:
 def concert(casting: Casting, order: Order) -> Scene:
     """One to five performers that are seen and some that are only heard, each playing in a time of its own."""
     rng, pool = casting.rng, names_in("avqa")
-    seen = int(rng.choice((1, 2, 3, 4, 5), p=(0.08, 0.22, 0.34, 0.24, 0.12)))
+    seen = int(rng.choice((1, 2, 3, 4, 5), p=SEEN))
     hidden = int(rng.choice(3, p=HIDDEN))
     doubled = seen >= 2 and casting.chance(0.25)
     performers = playing_in_turns(casting, casting.stand(pool, seen, hidden, doubled=doubled))
