@@ -71,7 +71,7 @@ language() { # reads what eye, ear and projectors say; an interrupt starts it ov
   [ -f "$RUNS/language.safetensors" ] && return
   python -m launch.pretrain_language --parts "$RUNS" --out "$RUNS/language.unfinished.safetensors" \
     --stills "$(times 6000 60)" --videos "$(times 1600 60)" --sounds "$(times 2000 60)" --music "$(times 1200 60)" \
-    --concerts "$(times 700 20)" --steps "$(times 7500)" --seed "$((3 + LATER))" ${FROM:+--start "$FROM"} > "$RUNS/language.log" 2>&1 &&
+    --concerts "$(times 700 20)" --steps "$(times 6000)" --seed "$((3 + LATER))" ${FROM:+--start "$FROM"} > "$RUNS/language.log" 2>&1 &&
     mv "$RUNS/language.unfinished.safetensors" "$RUNS/language.safetensors"
 }
 
