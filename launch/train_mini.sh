@@ -17,12 +17,12 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 RUNS=runs/mini SCALE=1 SEED=11 JOBS=2 FROM= ROUND= SHIP=
 while [ $# -gt 0 ]; do
+  [ $# -ge 2 ] || { echo "train_mini: $1 needs a value; see the head of launch/train_mini.sh" >&2; exit 2; }
   case "$1" in
     --runs) RUNS=$2 ;; --scale) SCALE=$2 ;; --seed) SEED=$2 ;; --jobs) JOBS=$2 ;;
     --from) FROM=$2 ;; --round) ROUND=$2 ;; --ship) SHIP=$2 ;;
     *) echo "train_mini: unknown option $1; see the head of launch/train_mini.sh" >&2; exit 2 ;;
   esac
-  [ $# -ge 2 ] || { echo "train_mini: $1 needs a value" >&2; exit 2; }
   shift 2
 done
 SHIP=${SHIP:-$RUNS/weights}
