@@ -22,8 +22,10 @@ from data_pipelines.world.concerts import SEEN, concert
 from data_pipelines.world.expressions import UNSEEN
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.stage import Performer, Scene
+from launch import language_losses as ll
 from launch import language_media as lm
 from launch import language_questions as lq
+from launch import language_rows as lr
 from launch import pretrain_language as pl
 from launch import task_questions as tq
 from launch.language_media import Heard, Pool, Pools, Rendered, Seen
@@ -288,11 +290,11 @@ def test_concerts_are_played_again_as_they_are_told():
 
 def test_rows_hold_what_their_questions_are_about():
     tokenizer = Tokenizer.tiny()
-    rows = pl.Rows(POOLS, tokenizer=tokenizer, seed=(1,), rows=3, tasks=0.7)
+    rows = lr.Rows(POOLS, tokenizer=tokenizer, seed=(1,), rows=3, tasks=0.7)
     ids, filled = tokenizer.token_ids, []
     for batch, given in itertools.islice(rows, 12):
         filled.append((batch.segment > 0).mean())
-        assert given.seen.shape == (3, pl.LAYOUT.frames * 4, 160)
+        assert given.seen.shape == (3, lr.LAYOUT.frames * 4, 160)
         for row in range(3):
             for tokens, slots in ((given.seen[row, :, 0], ids.visual), (given.heard[row, :, 0], (ids.audio,))):
                 wanted = np.isin(batch.tokens[row], slots).sum()
@@ -306,7 +308,7 @@ def test_rows_hold_what_their_questions_are_about():
 
 def test_every_picture_and_window_has_its_moment_and_facts():
     tokenizer = Tokenizer.tiny()
-    rows, kinds = pl.Rows(POOLS, tokenizer=tokenizer, seed=(3,), rows=4, tasks=0.9), len(NAMES)
+    rows, kinds = lr.Rows(POOLS, tokenizer=tokenizer, seed=(3,), rows=4, tasks=0.9), len(NAMES)
     ids, compared = tokenizer.token_ids, 0
     for batch, given in itertools.islice(rows, 6):
         for row in range(4):
@@ -333,7 +335,7 @@ def test_every_picture_and_window_has_its_moment_and_facts():
 
 
 def test_a_state_that_is_a_code_is_right():
-    rows = pl.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(2,), rows=4, tasks=0.7)
+    rows = lr.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(2,), rows=4, tasks=0.7)
     kinds_of = lambda b, g: (b.mask_segment > 0, g.numbers[..., 0] >= 0, g.numbers[..., 4] >= 0, g.weights == 8)  # noqa: E731
     batch, given = next((b, g) for b, g in rows if all(x.any() for x in kinds_of(b, g)))
     many = given.marked.sum(-1, keepdims=True)
@@ -346,10 +348,10 @@ def test_a_state_that_is_a_code_is_right():
         at = np.asarray(mask_positions(batch, ids))
         for row, place in zip(*np.nonzero(batch.mask_segment)):
             states[row, at[row, place]] = np.roll(code[row, place], turn)
-        said = pl.Said(
+        said = ll.Said(
             jnp.asarray(states), jnp.zeros((*batch.tokens.shape, vocabulary)), early, early if later is None else later
         )
-        return pl.losses(said, heads, batch, given, ids)
+        return ll.losses(said, heads, batch, given, ids)
 
     early = np.zeros((*batch.tokens.shape, 160), np.float32)
     heads = {
@@ -424,23 +426,23 @@ def test_what_all_moments_so_far_say():
     cat, drum, cello = (NAMES.index(kind) for kind in (CAT, DRUM, CELLO))
     there = np.zeros((5, len(NAMES)), bool)
     there[1:3, drum] = there[2:5, cat] = there[4, cello] = True
-    ever, first, last, longest, loudest = np.split(pl._stories(there, {DRUM: 0.2, CAT: 0.1, CELLO: 0.4}), 5, axis=1)
+    ever, first, last, longest, loudest = np.split(lr._stories(there, {DRUM: 0.2, CAT: 0.1, CELLO: 0.4}), 5, axis=1)
     told = [[set(np.flatnonzero(row)) for row in part] for part in (ever, first, last, longest, loudest)]
     assert told[0] == [set(), {drum}, {drum, cat}, {drum, cat}, {drum, cat, cello}]
     assert told[1] == [set(), {drum}, {drum}, {drum}, {drum}]
     assert told[2] == [set(), {drum}, {cat}, {cat}, {cello}]
     assert told[3] == [set(), {drum}, {drum}, {drum, cat}, {cat}]
     assert told[4] == [set(), {drum}, {drum}, {drum}, {cello}]
-    assert pl._stories(there[:0], {}).shape == (0, 5 * len(NAMES))
-    assert not np.split(pl._stories(there, {}), 5, axis=1)[4].any(), "nothing is known of the loudness of pictures"
+    assert lr._stories(there[:0], {}).shape == (0, 5 * len(NAMES))
+    assert not np.split(lr._stories(there, {}), 5, axis=1)[4].any(), "nothing is known of the loudness of pictures"
 
 
 def test_who_stands_where():
     shown = np.zeros(len(NAMES), bool)
     shown[[NAMES.index(CAT), NAMES.index(DRUM)]] = True
     one, other = 1 + NAMES.index(CAT), 1 + NAMES.index(DRUM)
-    assert pl._places((DRUM, CELLO, DRUM, CAT), shown) == [other, other, one, 0, 0]
-    for batch, given in itertools.islice(pl.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(6,), rows=2, tasks=0.8), 4):
+    assert lr._places((DRUM, CELLO, DRUM, CAT), shown) == [other, other, one, 0, 0]
+    for batch, given in itertools.islice(lr.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(6,), rows=2, tasks=0.8), 4):
         ids = Tokenizer.tiny().token_ids
         for row in range(2):
             pictures = np.isin(batch.tokens[row, given.last[row]], ids.visual) & (given.moment[row] >= 0)
@@ -452,10 +454,10 @@ def test_who_stands_where():
 
 def test_numbers_of_answers():
     corners = "Its coordinate of top left corner is ({},{}) and coordinate of bottom right corner is ({},{})"
-    assert pl._numbers(f"The drum: {corners.format(0, 9, 223, 224)}") == [0, 1, 27, 27, -1, -1]
-    assert pl._numbers("and the time range is <range> 2,10 </range>.") == [-1, -1, -1, -1, 2, 10]
-    assert pl._numbers(f"{corners.format(1, 2, 3, 4)}. {corners.format(5, 6, 7, 8)}") == [-1] * 6, "which of them?"
-    asked, rng = {"arig": 0, "ave": 0}, pl.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(4,), rows=2, tasks=1.0)
+    assert lr._numbers(f"The drum: {corners.format(0, 9, 223, 224)}") == [0, 1, 27, 27, -1, -1]
+    assert lr._numbers("and the time range is <range> 2,10 </range>.") == [-1, -1, -1, -1, 2, 10]
+    assert lr._numbers(f"{corners.format(1, 2, 3, 4)}. {corners.format(5, 6, 7, 8)}") == [-1] * 6, "which of them?"
+    asked, rng = {"arig": 0, "ave": 0}, lr.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(4,), rows=2, tasks=1.0)
     for batch, given in itertools.islice(rng, 8):
         said, told = batch.labels >= 0, given.numbers.max(-1) >= 0
         assert not (told & ~said).any(), "nothing is asked of places that predict nothing"
@@ -494,40 +496,40 @@ def test_bands_are_as_many_as_concerts_have():
 
 def test_rows_together_are_what_they_are_one_by_one():
     """A batch is worked through row by row: sums add up, and are divided by what the whole batch holds."""
-    rows = pl.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(8,), rows=3, tasks=0.7)
+    rows = lr.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(8,), rows=3, tasks=0.7)
     batch, given = next(iter(rows))
     vocabulary, kinds, width = CONFIG.llama.vocab_size, len(NAMES), 160
     key = jax.random.split(jax.random.key(0), 9)
     states, early, later = (jax.random.normal(k, (*batch.tokens.shape, width)) for k in key[:3])
     sizes = {"moment": 10, "facts": 3 * kinds, "stories": 5 * kinds, "places": 5 * (1 + kinds), "cast": 2 * kinds}
-    sizes["numbers"] = sum(pl.STEPS_OF)
+    sizes["numbers"] = sum(lr.STEPS_OF)
     heads = {name: jax.random.normal(k, (width, n)) / 13 for k, (name, n) in zip(key[3:], sizes.items())}
-    said = pl.Said(states, states @ jax.random.normal(key[8], (width, vocabulary)), early, later)
-    whole = pl.losses(said, heads, batch, given, CONFIG.token_ids)
+    said = ll.Said(states, states @ jax.random.normal(key[8], (width, vocabulary)), early, later)
+    whole = ll.losses(said, heads, batch, given, CONFIG.token_ids)
     one = [jax.tree.map(lambda x, r=r: x[r : r + 1], (said, batch, given)) for r in range(3)]
-    added = [pl.losses(s, heads, b, g, CONFIG.token_ids) for s, b, g in one]
-    for name, together, *apart in zip(pl.Told._fields, whole, *added):
+    added = [ll.losses(s, heads, b, g, CONFIG.token_ids) for s, b, g in one]
+    for name, together, *apart in zip(ll.Told._fields, whole, *added):
         assert float(together) == pytest.approx(sum(map(float, apart)), rel=1e-4), name
-    for name, size in pl.sizes(batch, given)._asdict().items():
+    for name, size in ll.sizes(batch, given)._asdict().items():
         assert float(size) == max(float(getattr(whole, name)), 1), name
 
 
 def test_what_an_answer_turns_on_counts_most():
     tokenizer = Tokenizer.tiny()
     answer = "I hear a cello from 3 to 60 seconds. So the answer is <answer> two </answer>."
-    pieces, weights = tokenizer.tokenize(f"{answer}</s>"), pl._weights(tokenizer, answer)
+    pieces, weights = tokenizer.tokenize(f"{answer}</s>"), lr._weights(tokenizer, answer)
     assert len(weights) == len(tokenizer.encode_target(answer)) == len(pieces)
     by = {value: "".join(p for p, w in zip(pieces, weights) if w == value).replace("\u2581", " ") for value in (2, 8)}
     assert by[8].strip() == "two"
     assert re.sub("[^a-z0-9]", "", by[2]) == "cello360"
-    for name in sorted(pl.CALLED):
+    for name in sorted(lr.CALLED):
         named = f"It is {name}, <event> {name} </event>"
-        told = "".join(p for p, w in zip(tokenizer.tokenize(f"{named}</s>"), pl._weights(tokenizer, named)) if w == 2)
+        told = "".join(p for p, w in zip(tokenizer.tokenize(f"{named}</s>"), lr._weights(tokenizer, named)) if w == 2)
         assert told.replace("\u2581", "").startswith(name.replace(" ", "")), "as it is called, brackets and all"
     masked = f"The cello is {MASK_RUN}."
-    assert len(pl._weights(tokenizer, masked)) == len(tokenizer.encode_target(masked))
-    assert set(pl._weights(tokenizer, MASK_RUN)) == {1.0}, "a text that begins with a tag has no mark in front"
-    for batch, given in itertools.islice(pl.Rows(POOLS, tokenizer=tokenizer, seed=(7,), rows=2, tasks=0.9), 4):
+    assert len(lr._weights(tokenizer, masked)) == len(tokenizer.encode_target(masked))
+    assert set(lr._weights(tokenizer, MASK_RUN)) == {1.0}, "a text that begins with a tag has no mark in front"
+    for batch, given in itertools.islice(lr.Rows(POOLS, tokenizer=tokenizer, seed=(7,), rows=2, tasks=0.9), 4):
         np.testing.assert_array_equal(given.weights > 0, batch.labels >= 0)
 
 

@@ -1,0 +1,230 @@
+"""Rows of lessons, with all that a language model is taught about them (`launch.pretrain_language`).
+
+A lesson has a text to say. Besides, it is known who is in which of its pictures and windows, where, since when, how
+loudly, and what of its answer matters: `Given`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from crab_jax.batch import Batch, Example, FeatureSizes, pack
+from crab_jax.layout import Layout
+from crab_jax.tasks.answers import BOX_GRID
+from crab_jax.tokens import IMAGE, VIDEO, TargetSuffix, Tokenizer, build_prompt
+from data_pipelines.examples import assemble
+from data_pipelines.world import phrases
+from data_pipelines.world.kinds import KINDS
+from launch.language_media import Pools
+from launch.language_questions import Lesson, questions
+from launch.part_scenes import BINS, NAMES, PLACES, SECONDS
+from launch.task_questions import tasks
+
+MISFITS = 4
+FACTS = 3  # about every kind at every moment, see `_facts`
+STORIES = 5  # about every kind, of all moments up to one, see `_stories`
+# What an answer gives in numbers: a box in the 224 grid, told to 1/28 of it, and an interval of whole seconds.
+NUMBERS = (
+    (re.compile(r"\((\d+),(\d+)\) and coordinate of bottom right corner is \((\d+),(\d+)\)"), BOX_GRID // BINS, BINS),
+    (re.compile(r"<range> (\d+),(\d+) </range>"), 1, SECONDS + 1),
+)
+# What an answer turns on counts more than how it is worded, which is often left to chance. The last that fits holds.
+CALLED = {name for kind in KINDS.values() for name in (kind.name, *kind.names.values(), phrases.noun(kind.name))}
+WEIGHTS = (
+    (re.compile(r"\b\d+\b"), 2.0),
+    (re.compile(rf"\b({'|'.join(map(re.escape, sorted(CALLED, key=len, reverse=True)))})(?!\w)"), 2.0),
+    (re.compile(r"(?<=<answer> ).*?(?= </answer>)"), 8.0),
+)
+STEPS_OF = tuple(count for pattern, _, count in NUMBERS for _ in range(pattern.groups))  # of each number
+LAYOUT = Layout(tokens=400, frames=22, windows=22, patch_rows=1, masks=5)
+
+
+def lessons(rng: np.random.Generator, pools: Pools, share: float) -> Iterator[Lesson]:
+    """Endless; such a share of them are of the nine tasks."""
+    of_tasks, others = tasks(rng, pools), questions(rng, pools)
+    while True:
+        yield next(of_tasks if rng.random() < share else others)
+
+
+class Given(NamedTuple):
+    """What a batch of packed lessons has besides its tokens. N pictures and windows, M masks.
+
+    Attributes:
+        seen, heard: what the projectors say, float32 [B T·Q D] and [B A·Q D].
+        marked: float32 [B M kinds], 0 or 1: who is to be marked.
+        last: int32 [B N], where the last token of every picture and window is.
+        moment: int32 [B N], its number in its video or sound; -1: there is none.
+        facts: float32 [B N FACTS·kinds], 0 or 1: who is in it, begins with it, has ended before it.
+        stories: float32 [B N STORIES·kinds], 0 or 1: who has been in one of them so far, began first, began last, was
+            in most of them, is the loudest of those.
+        places: int32 [B N PLACES], at a picture: 1 + kind of those in it from left to right, then 0; -1 at a window.
+        numbers: int32 [B L 6], at every place that predicts something of an answer with just one box, or one interval:
+            its steps, see `NUMBERS`; -1: there is none.
+        weights: float32 [B L], of what is predicted at every place; 0: nothing is.
+        cast: float32 [B L 2·kinds], 0 or 1: at every place that predicts something of an answer, who is seen at all in
+            what was asked about, and who is heard at all.
+    """
+
+    seen: np.ndarray
+    heard: np.ndarray
+    marked: np.ndarray
+    last: np.ndarray
+    moment: np.ndarray
+    facts: np.ndarray
+    stories: np.ndarray
+    places: np.ndarray
+    numbers: np.ndarray
+    weights: np.ndarray
+    cast: np.ndarray
+
+
+class Rows:
+    """Packs lessons into rows of `LAYOUT`, with what the projectors say instead of pictures and sounds."""
+
+    def __init__(self, pools: Pools, *, tokenizer: Tokenizer, seed: Sequence[int], rows: int, tasks: float):
+        self._tokenizer, self._rows = tokenizer, rows
+        self._lessons = lessons(np.random.default_rng(seed), pools, tasks)
+        self._waiting: list[tuple] = []
+        self._queries, self._width = pools.stills.tokens.shape[2:]
+        self._sizes = FeatureSizes(image_size=1, frame_tokens=self._queries, window_tokens=self._queries, patch=1)
+
+    def _example(self) -> tuple[Example, Lesson]:
+        lesson = next(self._lessons)
+        pictures = np.zeros((len(lesson.seen), 1, 1, 3), np.uint8)
+        example = assemble(
+            name=lesson.sort,
+            prompt=build_prompt(self._tokenizer, lesson.prompt),
+            target=self._tokenizer.encode_target(lesson.target),
+            image=pictures if IMAGE in lesson.prompt else None,
+            video=pictures if VIDEO in lesson.prompt else None,
+            fbank=np.zeros((len(lesson.heard), 1, 128), np.float32) if len(lesson.heard) else None,
+            mask=None if lesson.marked is None else np.zeros((1, 1), np.uint8),
+            ids=self._tokenizer.token_ids,
+            sizes=self._sizes,
+        )
+        return example, lesson
+
+    def __iter__(self) -> Iterator[tuple[Batch, Given]]:
+        ids, sizes = self._tokenizer.token_ids, dataclasses.asdict(self._sizes)
+        while True:
+            rows = [list(self._row()) for _ in range(self._rows)]
+            batch = pack([[example for example, _ in row] for row in rows], layout=LAYOUT, ids=ids, **sizes)
+            yield batch, self.given(batch, rows)
+
+    def given(self, batch: Batch, rows: Sequence[Sequence[tuple[Example, Lesson]]]) -> Given:
+        """What belongs to a batch of packed lessons."""
+        examples = [[example for example, _ in row] for row in rows]
+        rows = [[lesson for _, lesson in row] for row in rows]
+        ids, items = self._tokenizer.token_ids, LAYOUT.frames + LAYOUT.windows
+        given = Given(
+            seen=np.stack([self._joined([x.seen for x in row], LAYOUT.frames) for row in rows]),
+            heard=np.stack([self._joined([x.heard for x in row], LAYOUT.windows) for row in rows]),
+            marked=np.zeros((len(rows), LAYOUT.masks, len(NAMES)), np.float32),
+            last=np.zeros((len(rows), items), np.int32),
+            moment=np.full((len(rows), items), -1, np.int32),
+            facts=np.zeros((len(rows), items, FACTS * len(NAMES)), np.float32),
+            stories=np.zeros((len(rows), items, STORIES * len(NAMES)), np.float32),
+            places=np.full((len(rows), items, PLACES), -1, np.int32),
+            numbers=np.full((*batch.tokens.shape, len(STEPS_OF)), -1, np.int32),
+            weights=np.zeros(batch.tokens.shape, np.float32),
+            cast=np.zeros((*batch.tokens.shape, 2 * len(NAMES)), np.float32),
+        )
+        for r, row in enumerate(rows):
+            for place, who in enumerate(x.marked for x in row if x.marked is not None):
+                given.marked[r, place, [NAMES.index(kind) for kind in who]] = 1
+            filled = 0
+            for slots, sense in ((ids.visual, "in_sight"), ((ids.audio,), "audible")):
+                at = np.flatnonzero(np.isin(batch.tokens[r], slots))[self._queries - 1 :: self._queries]
+                there = [getattr(x, sense) for x in row]
+                here = slice(filled, filled + len(at))
+                given.last[r, here] = at
+                given.moment[r, here] = np.concatenate([np.arange(len(x)) for x in there])
+                given.facts[r, here] = np.concatenate([_facts(x) for x in there])
+                loud = [x.loudness if sense == "audible" else {} for x in row]
+                given.stories[r, here] = np.concatenate([_stories(*x) for x in zip(there, loud, strict=True)])
+                if sense == "in_sight":
+                    placed = [_places(x.on_stage, shown) for x in row for shown in x.in_sight]
+                    given.places[r, here] = np.reshape(placed, (-1, PLACES))
+                filled += len(at)
+            start = 0
+            for example, lesson in zip(examples[r], row, strict=True):
+                said = slice(start + len(example.prompt) - 1, start + len(example.prompt) + len(example.target) - 1)
+                given.numbers[r, said] = _numbers(lesson.target)
+                given.weights[r, said] = _weights(self._tokenizer, lesson.target)
+                given.cast[r, said] = np.concatenate([lesson.in_sight.any(0), lesson.audible.any(0)])
+                start += len(example.prompt) + len(example.target)
+        return given
+
+    def _row(self) -> Iterator[tuple[Example, Lesson]]:
+        """Those that did not fit elsewhere, as far as they fit here, then new ones until `MISFITS` did not."""
+        room = np.array([LAYOUT.tokens, LAYOUT.frames, LAYOUT.windows, LAYOUT.masks])
+        waiting, self._waiting = self._waiting, []
+        while len(self._waiting) < MISFITS:
+            example, lesson = waiting.pop(0) if waiting else self._example()
+            text, masks = len(example.prompt) + len(example.target), int(lesson.marked is not None)
+            size = (text, len(lesson.seen), len(lesson.heard), masks)
+            if (room < size).any():
+                self._waiting.append((example, lesson))
+                continue
+            room = room - size
+            yield example, lesson
+        self._waiting += waiting
+
+    def _joined(self, some: list[np.ndarray], items: int) -> np.ndarray:
+        out = np.zeros((items, self._queries, self._width), np.float32)
+        joined = np.concatenate(some)
+        out[: len(joined)] = joined
+        return out.reshape(-1, self._width)
+
+
+def _facts(there: np.ndarray) -> np.ndarray:
+    """Who is there, who begins to be, who has just ceased to be: bool [n kinds] → bool [n FACTS·kinds]."""
+    before = np.concatenate([np.zeros_like(there[:1]), there[:-1]])
+    return np.concatenate([there, there & ~before, before & ~there], axis=1)
+
+
+def _stories(there: np.ndarray, loudness: Mapping[str, float]) -> np.ndarray:
+    """What all up to one say of every kind, see `Given`: bool [n kinds] → bool [n STORIES·kinds]."""
+    number = np.arange(len(there))[:, None]
+    ever = np.maximum.accumulate(there, axis=0)
+    begun = len(there) - ever.sum(0)  # [kinds]
+    first = ever & (begun == begun.min(initial=len(there)))
+    last = ever & (begun == np.where(begun <= number, begun, -1).max(1, keepdims=True))
+    count = np.cumsum(there, axis=0)
+    longest = ever & (count == count.max(1, keepdims=True))
+    level = ever * np.array([loudness.get(name, 0.0) for name in NAMES])
+    loudest = (level > 0) & (level == level.max(1, keepdims=True))
+    return np.concatenate([ever, first, last, longest, loudest], axis=1)
+
+
+def _places(on_stage: Sequence[str], shown: np.ndarray) -> list[int]:
+    """Classes of those of them who are in a picture, in their order; 0 where nobody is left."""
+    here = [1 + k for k in map(NAMES.index, on_stage) if shown[k]][:PLACES]
+    return here + [0] * (PLACES - len(here))
+
+
+def _weights(tokenizer: Tokenizer, answer: str) -> list[float]:
+    """How much each token of an answer and of its end counts, see `WEIGHTS`."""
+    pieces = tokenizer.tokenize(answer + TargetSuffix.FINETUNE.value)
+    weight = np.ones(sum(map(len, pieces)))
+    shift = len(weight) - len(answer + TargetSuffix.FINETUNE.value)  # a word begins with a mark, unless it is a tag
+    for pattern, value in WEIGHTS:
+        for found in pattern.finditer(answer):
+            weight[found.start() + shift : found.end() + shift] = value
+    ends = np.cumsum([len(piece) for piece in pieces])
+    return [float(weight[end - len(piece) : end].max()) for piece, end in zip(pieces, ends, strict=True)]
+
+
+def _numbers(answer: str) -> list[int]:
+    """Steps of the one box and of the one interval in an answer; -1 where there is none, or more than one."""
+    out: list[int] = []
+    for pattern, step, count in NUMBERS:
+        found = pattern.findall(answer)
+        alone = found[0] if len(found) == 1 else ["-1"] * pattern.groups
+        out += [min(int(x) // step, count - 1) for x in alone]
+    return out
