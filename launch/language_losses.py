@@ -125,13 +125,13 @@ class Sizes(NamedTuple):
 
 def sizes(batch: Batch, given: Given) -> Sizes:
     """Of a whole batch, so that rows count by what they hold."""
-    labelled, places = batch.labels >= 0, given.numbers.max(-1) >= 0
+    labelled, places = (batch.labels >= 0) & (given.weights > 0), given.numbers.max(-1) >= 0
     each = (labelled, given.weights * labelled, batch.mask_segment > 0, given.moment >= 0, places)
     return Sizes(*(jnp.maximum(jnp.sum(x, dtype=jnp.float32), 1) for x in each))
 
 
 def _of_words(said: Said, batch: Batch, given: Given) -> dict[str, jax.Array]:
-    labelled = batch.labels >= 0
+    labelled = (batch.labels >= 0) & (given.weights > 0)
     wanted = jnp.where(labelled, batch.labels, 0)
     nll = optax.softmax_cross_entropy_with_integer_labels(said.logits.astype(jnp.float32), wanted) * labelled
     weights = given.weights * labelled
@@ -186,7 +186,7 @@ def _of_answers(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Gi
         missed += optax.softmax_cross_entropy(scores, near) * told
         misses += jnp.abs(scores.argmax(-1) - truth) * told
         first += count
-    labelled, scores = batch.labels >= 0, said.later @ heads["cast"] - RARE
+    labelled, scores = (batch.labels >= 0) & (given.cast[..., 0] >= 0), said.later @ heads["cast"] - RARE
     unsure = optax.sigmoid_binary_cross_entropy(scores, given.cast).sum(-1) * labelled
     sure = ((scores > 0) == (given.cast > 0)).all(-1) & labelled
     return dict(missed=missed, misses=misses, places=given.numbers.max(-1) >= 0, unsure=unsure, sure=sure)

@@ -23,7 +23,7 @@ from data_pipelines.world.kinds import KINDS
 from launch.language_media import Pools
 from launch.language_questions import Lesson, questions
 from launch.part_scenes import BINS, NAMES, PLACES, SECONDS
-from launch.task_questions import tasks
+from launch.task_questions import conclusions, tasks
 
 MISFITS = 4
 FACTS = 3  # about every kind at every moment, see `_facts`
@@ -44,11 +44,18 @@ STEPS_OF = tuple(count for pattern, _, count in NUMBERS for _ in range(pattern.g
 LAYOUT = Layout(tokens=400, frames=22, windows=22, patch_rows=1, masks=5)
 
 
-def lessons(rng: np.random.Generator, pools: Pools, share: float) -> Iterator[Lesson]:
-    """Endless; such a share of them are of the nine tasks."""
-    of_tasks, others = tasks(rng, pools), questions(rng, pools)
+def lessons(rng: np.random.Generator, pools: Pools | None, *, of_tasks: float, of_words: float) -> Iterator[Lesson]:
+    """Endless; such a share of them are `conclusions`, and of those about media such a share are of the nine tasks.
+
+    Without pools all of them are conclusions.
+    """
+    words = conclusions(rng)
+    if pools is None:
+        yield from words
+        return
+    about_tasks, others = tasks(rng, pools), questions(rng, pools)
     while True:
-        yield next(of_tasks if rng.random() < share else others)
+        yield next(words if rng.random() < of_words else about_tasks if rng.random() < of_tasks else others)
 
 
 class Given(NamedTuple):
@@ -65,9 +72,9 @@ class Given(NamedTuple):
         places: int32 [B N PLACES], at a picture: 1 + kind of those in it from left to right, then 0; -1 at a window.
         numbers: int32 [B L 6], at every place that predicts something of an answer with just one box, or one interval:
             its steps, see `NUMBERS`; -1: there is none.
-        weights: float32 [B L], of what is predicted at every place; 0: nothing is.
+        weights: float32 [B L], of what is predicted at every place; 0: nothing is, or it is not to be learned.
         cast: float32 [B L 2·kinds], 0 or 1: at every place that predicts something of an answer, who is seen at all in
-            what was asked about, and who is heard at all.
+            what was asked about, and who is heard at all; -1: who has only words cannot know.
     """
 
     seen: np.ndarray
@@ -86,11 +93,11 @@ class Given(NamedTuple):
 class Rows:
     """Packs lessons into rows of `LAYOUT`, with what the projectors say instead of pictures and sounds."""
 
-    def __init__(self, pools: Pools, *, tokenizer: Tokenizer, seed: Sequence[int], rows: int, tasks: float):
-        self._tokenizer, self._rows = tokenizer, rows
-        self._lessons = lessons(np.random.default_rng(seed), pools, tasks)
+    def __init__(self, drawn: Iterator[Lesson], *, tokenizer: Tokenizer, rows: int, queries: int, width: int):
+        """`queries` tokens of `width` stand for each picture and window."""
+        self._tokenizer, self._rows, self._lessons = tokenizer, rows, drawn
         self._waiting: list[tuple] = []
-        self._queries, self._width = pools.stills.tokens.shape[2:]
+        self._queries, self._width = queries, width
         self._sizes = FeatureSizes(image_size=1, frame_tokens=self._queries, window_tokens=self._queries, patch=1)
 
     def _example(self) -> tuple[Example, Lesson]:
@@ -155,8 +162,9 @@ class Rows:
             for example, lesson in zip(examples[r], row, strict=True):
                 said = slice(start + len(example.prompt) - 1, start + len(example.prompt) + len(example.target) - 1)
                 given.numbers[r, said] = _numbers(lesson.target)
-                given.weights[r, said] = _weights(self._tokenizer, lesson.target)
-                given.cast[r, said] = np.concatenate([lesson.in_sight.any(0), lesson.audible.any(0)])
+                given.weights[r, said] = _weights(self._tokenizer, lesson.target, lesson.given)
+                there = np.concatenate([lesson.in_sight.any(0), lesson.audible.any(0)])
+                given.cast[r, said] = there if len(lesson.seen) or len(lesson.heard) else -1
                 start += len(example.prompt) + len(example.target)
         return given
 
@@ -177,8 +185,9 @@ class Rows:
 
     def _joined(self, some: list[np.ndarray], items: int) -> np.ndarray:
         out = np.zeros((items, self._queries, self._width), np.float32)
-        joined = np.concatenate(some)
-        out[: len(joined)] = joined
+        if some := [x for x in some if len(x)]:
+            joined = np.concatenate(some)
+            out[: len(joined)] = joined
         return out.reshape(-1, self._width)
 
 
@@ -208,14 +217,17 @@ def _places(on_stage: Sequence[str], shown: np.ndarray) -> list[int]:
     return here + [0] * (PLACES - len(here))
 
 
-def _weights(tokenizer: Tokenizer, answer: str) -> list[float]:
-    """How much each token of an answer and of its end counts, see `WEIGHTS`."""
+def _weights(tokenizer: Tokenizer, answer: str, given: Sequence[str] = ()) -> list[float]:
+    """How much each token of an answer and of its end counts, see `WEIGHTS`; nothing where it is given."""
     pieces = tokenizer.tokenize(answer + TargetSuffix.FINETUNE.value)
     weight = np.ones(sum(map(len, pieces)))
     shift = len(weight) - len(answer + TargetSuffix.FINETUNE.value)  # a word begins with a mark, unless it is a tag
     for pattern, value in WEIGHTS:
         for found in pattern.finditer(answer):
             weight[found.start() + shift : found.end() + shift] = value
+    for part in given:
+        at = answer.index(part) + shift
+        weight[at : at + len(part)] = 0.0
     ends = np.cumsum([len(piece) for piece in pieces])
     return [float(weight[end - len(piece) : end].max()) for piece, end in zip(pieces, ends, strict=True)]
 

@@ -55,12 +55,13 @@ def shown(frame: np.ndarray, rng: np.random.Generator, size: int) -> np.ndarray:
     return np.asarray(Image.open(packed).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def render_pictures(job: Job) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def render_pictures(job: Job) -> list[tuple[np.ndarray, ...]]:
     """Pictures of one scene, each with who is where.
 
     Returns:
         A picture, uint8 [S S 3]; the class of every cell, uint8 [G G], 0 is nobody; from left to right the class and
-        the box x1, y1, x2, y2 of every performer that is seen, int32 [PLACES 5], the box in steps of 1/BINS.
+        the box x1, y1, x2, y2 of every performer that is seen, int32 [PLACES 5], the box in steps of 1/BINS; whether
+        it is taken outdoors, bool [].
     """
     order = job.order("eye", (160, 120))
     rng = order.rng()
@@ -78,7 +79,7 @@ def render_pictures(job: Job) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]
         placed[: len(boxes)] = np.reshape(sorted(boxes, key=lambda b: b[1] + b[3]), (-1, 5))
         picture = shown(shot.frame, rng, job.image_size)
         cells = Image.fromarray(classes).resize((job.grid, job.grid), Image.Resampling.NEAREST)
-        out.append((picture, np.asarray(cells), placed))
+        out.append((picture, np.asarray(cells), placed, np.asarray(scene.setting == "park")))
     return out
 
 

@@ -5,7 +5,8 @@
 The published system starts from a LLaMA that can read. This one learns on questions about pictures, videos and sounds
 of the generated world (`launch.language_questions`): who is where (as a box), who is seen and heard when, who is
 louder, first, left of somebody, and who of all these makes the sound; and on the nine tasks themselves
-(`launch.task_questions`), about other scenes than their clips. Eye, ear and projectors are as `launch.pretrain_parts`
+(`launch.task_questions`), about other scenes than their clips; of concerts also without their media, with what was
+noticed in the answer, so that only to conclude is left. Eye, ear and projectors are as `launch.pretrain_parts`
 has left them, so what they say of a picture or of a second of sound is worked out once; and a step costs no more than
 the language model itself. Scenes are drawn by the rules of the training split, from seeds of their own.
 
@@ -20,14 +21,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from configs import mini
 from crab_jax.backbones.llama import Llama
@@ -49,7 +54,7 @@ from launch.language_media import (
     render_still,
     render_video,
 )
-from launch.language_rows import LAYOUT, STORIES, Rows
+from launch.language_rows import LAYOUT, STORIES, Rows, lessons
 from launch.part_optimizer import optimizer_of
 from launch.part_scenes import Job, rendered
 from launch.pretrain_parts import write
@@ -120,9 +125,12 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
         model = _earlier(args.start, flatten(model))
     params = {"model": model, "heads": blank_heads(config.llama.hidden_size)}
 
+    queries, width = config.vl_projector.num_queries, config.vl_projector.out_features
+
     def drawn(split: str, share: float, number: int) -> Iterator:
-        pools = pools_of(config, args, split, share)
-        return iter(Rows(pools, tokenizer=tokenizer, seed=(args.seed, number), rows=args.rows, tasks=args.tasks))
+        pools = pools_of(config, args, split, share) if args.words < 1 else None
+        some = lessons(np.random.default_rng((args.seed, number)), pools, of_tasks=args.tasks, of_words=args.words)
+        return iter(Rows(some, tokenizer=tokenizer, rows=args.rows, queries=queries, width=width))
 
     others, rows = drawn("val", 0.04, 2), drawn("train", 1.0, 1)
     unseen = [next(others) for _ in range(max(32 // args.rows, 1))]
@@ -137,6 +145,15 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
         looked_up = told.clock / per.items + told.missed / per.places + 0.1 * told.unsure / per.count
         return told.weighted / per.weights + args.marking * told.off / per.masks + args.clock * looked_up, told
 
+    cores = math.gcd(args.rows, jax.device_count())
+    mesh = Mesh(jax.devices()[:cores], ("row",))
+
+    def dealt(rows: Any) -> Any:
+        """[B …] → [B/cores cores …]: at every turn one row for every core."""
+        return jax.device_put(
+            jax.tree.map(lambda x: x.reshape(-1, cores, *x.shape[1:]), rows), NamedSharding(mesh, P(None, "row"))
+        )
+
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state, batch, given):
         """Row by row: what four rows leave for the way back does not fit into the cache of a core."""
@@ -147,10 +164,11 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
             return jax.tree.map(jnp.add, total, (grads, told)), None
 
         nothing = (jax.tree.map(jnp.zeros_like, params), Told(*[jnp.float32(0)] * len(Told._fields)))
-        (grads, told), _ = jax.lax.scan(add, nothing, jax.tree.map(lambda x: x[:, None], (batch, given)))
+        (grads, told), _ = jax.lax.scan(add, nothing, (batch, given))
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, told
 
+    params, state = jax.device_put((params, state), NamedSharding(mesh, P()))
     judge = jax.jit(tell)
 
     def line(sums: np.ndarray) -> str:
@@ -167,7 +185,7 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
 
     started, recent = time.monotonic(), 0.0
     for n in range(1, args.steps + 1):
-        params, state, told = step(params, state, *next(rows))
+        params, state, told = step(params, state, *dealt(next(rows)))
         recent = recent + np.asarray(told)
         if n % args.log_every == 0 or n == args.steps:
             held = sum(np.asarray(judge(params, *batch)) for batch in unseen)
@@ -183,10 +201,17 @@ def main(argv: list[str] | None = None) -> None:
     """See the head of this file."""
     parser = argparse.ArgumentParser(prog="launch.pretrain_language", description=__doc__.split("\n", 1)[0])
     add, path = parser.add_argument, pathlib.Path
-    add("--parts", type=path, required=True, metavar="DIR", help="with eye, ear and both projectors, as safetensors")
+    add("--parts", type=path, metavar="DIR", help="with eye, ear and both projectors, as safetensors")
     add("--out", type=path, required=True, help="safetensors file to write")
     add("--start", type=path, metavar="FILE", help="an earlier one to go on from")
     add("--tasks", type=float, default=0.7, help="share of the lessons that are of the nine tasks (default 0.7)")
+    add(
+        "--words",
+        type=float,
+        default=0.15,
+        help="share of the lessons that have no pictures and sounds, only what follows from them (default 0.15); "
+        "with 1, nothing is rendered and --parts is not needed",
+    )
     add("--stills", type=int, default=3000, help="scenes with two pictures each (default 3000)")
     add("--videos", type=int, default=1200, help="of ten pictures (default 1200)")
     add("--sounds", type=int, default=3000, help="of sixteen seconds (default 3000)")
@@ -207,6 +232,8 @@ def main(argv: list[str] | None = None) -> None:
     add("--log-every", type=int, default=100)
     add("--save-every", type=int, default=500)
     args = parser.parse_args(argv)
+    if args.parts is None and args.words < 1:
+        parser.error("--parts DIR: expected the eye, the ear and both projectors, unless --words 1 has only words")
     config = build(CrabConfig, mini.get_config().model.to_dict(), where="configs/mini.py")
     try:
         train(config, args)

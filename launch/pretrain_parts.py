@@ -6,15 +6,15 @@
     python -m launch.pretrain_parts al_projector --encoder ear.safetensors --out al_projector.safetensors
     python -m launch.pretrain_parts decoder --encoder eye.safetensors --out decoder.safetensors
 
-The published system gets both encoders trained and leaves them alone. A small one
-can get such a start here. The encoders learn what is where in pictures of the generated world (the class of every cell
-of every patch, read off each tap), and what sounds how loudly in its windows of sound. The projectors learn to sum that
-up: each query one performer with its box, from left to right, or one sound with its loudness, the loudest first. The
-linear maps that read the answers off are thrown away; a stage takes the part by naming the file in `stage.start`. The
-mask decoder learns to draw whom a fixed random code names, so that a language model need only learn to say the code:
-decoder and language model that both know nothing find no way to each other, and draw everybody. Scenes are drawn by the
-rules of the training split, from seeds of their own: no clip of any task is shown, and no combination that is kept for
-testing.
+The published system gets both encoders trained and leaves them alone. A small one can get such a start here. The
+encoders learn what is where in pictures of the generated world (the class of every cell of every patch, read off each
+tap), and what sounds how loudly in its windows of sound. The projectors learn to sum that up: each query one performer
+with its box, from left to right, and all of them together whether it is outdoors; or one sound with its loudness, the
+loudest first. The linear maps that read the answers off are thrown away; a stage takes the part by naming the file in
+`stage.start`. The mask decoder learns to draw whom a fixed random code names, so that a language model need only learn
+to say the code: decoder and language model that both know nothing find no way to each other, and draw everybody. Scenes
+are drawn by the rules of the training split, from seeds of their own: no clip of any task is shown, and no combination
+that is kept for testing.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def eye(config: CrabConfig) -> tuple[Callable, Callable]:
         encoder["positions"] = encoder["positions"] * 10
         return {"encoder": encoder, "head": jnp.zeros((len(read), width, side**2 * classes))}
 
-    def loss(params: dict[str, Any], key: jax.Array | None, pictures, cells, placed):
-        del placed
+    def loss(params: dict[str, Any], key: jax.Array | None, pictures, cells, placed, outdoors):
+        del placed, outdoors
         if key is not None:
             pictures, cells = moved(key, pictures, cells, side // 2)
         taps = module.apply({"params": params["encoder"]}, normalise(pictures))
@@ -120,16 +120,16 @@ def vl_projector(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable,
     clip, module = Clip(config.clip), QFormer(config.vl_projector)
     sizes, classes = config.vl_projector, 1 + len(NAMES)
 
-    def look(pictures, cells, placed):
+    def look(pictures, cells, placed, outdoors):
         del cells
-        return clip.apply({"params": encoder}, normalise(pictures))[-1].astype(jnp.float16), placed
+        return clip.apply({"params": encoder}, normalise(pictures))[-1].astype(jnp.float16), placed, outdoors
 
     def start(key: jax.Array) -> dict[str, Any]:
         features = jnp.zeros((1, 1, sizes.encoder_width))
-        head = jnp.zeros((sizes.out_features, classes + 4 * BINS))
-        return {"encoder": module.init(key, features)["params"], "head": head}
+        head, setting = jnp.zeros((sizes.out_features, classes + 4 * BINS)), jnp.zeros(sizes.out_features)
+        return {"encoder": module.init(key, features)["params"], "head": head, "setting": setting}
 
-    def loss(params: dict[str, Any], key: jax.Array | None, features, placed):
+    def loss(params: dict[str, Any], key: jax.Array | None, features, placed, outdoors):
         del key
         placed = placed[:, : sizes.num_queries]
         tokens = module.apply({"params": params["encoder"]}, features.astype(jnp.float32))
@@ -142,8 +142,14 @@ def vl_projector(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable,
         found = there & (who.argmax(-1) == placed[..., 0])
         count = jnp.maximum(there.sum(), 1)
         miss = jnp.abs(where.argmax(-1) - steps).mean(-1)
-        right = {"named": found.sum() / count, "steps off": (miss * there).sum() / count}
-        return named.mean() + off.sum() / count, right
+        open_air = tokens.mean(1) @ params["setting"]  # what stands where says nothing about it, so all tokens do
+        unsure = optax.sigmoid_binary_cross_entropy(open_air, outdoors).mean()
+        right = {
+            "named": found.sum() / count,
+            "steps off": (miss * there).sum() / count,
+            "settings": ((open_air > 0) == outdoors).mean(),
+        }
+        return named.mean() + off.sum() / count + unsure, right
 
     return start, loss, look
 
@@ -209,8 +215,8 @@ def decoder(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable, Call
     module, clip, kinds = MaskDecoder(sizes, jnp.float32), Clip(config.clip), len(NAMES)
     labels = jnp.asarray([0, *(KINDS[name].label for name in NAMES)])
 
-    def look(pictures, classes, placed):
-        del placed
+    def look(pictures, classes, placed, outdoors):
+        del placed, outdoors
         taps = clip.apply({"params": encoder}, normalise(pictures))[: sizes.levels]
         return jnp.stack(taps, 1).astype(jnp.float16), classes
 

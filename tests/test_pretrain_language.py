@@ -288,9 +288,14 @@ def test_concerts_are_played_again_as_they_are_told():
     assert again > elsewhere > 30
 
 
+def drawn(seed, *, rows, tasks, words=0.0):
+    some = lr.lessons(np.random.default_rng(seed), POOLS, of_tasks=tasks, of_words=words)
+    return lr.Rows(some, tokenizer=Tokenizer.tiny(), rows=rows, queries=4, width=160)
+
+
 def test_rows_hold_what_their_questions_are_about():
     tokenizer = Tokenizer.tiny()
-    rows = lr.Rows(POOLS, tokenizer=tokenizer, seed=(1,), rows=3, tasks=0.7)
+    rows = drawn(1, rows=3, tasks=0.7)
     ids, filled = tokenizer.token_ids, []
     for batch, given in itertools.islice(rows, 12):
         filled.append((batch.segment > 0).mean())
@@ -308,7 +313,7 @@ def test_rows_hold_what_their_questions_are_about():
 
 def test_every_picture_and_window_has_its_moment_and_facts():
     tokenizer = Tokenizer.tiny()
-    rows, kinds = lr.Rows(POOLS, tokenizer=tokenizer, seed=(3,), rows=4, tasks=0.9), len(NAMES)
+    rows, kinds = drawn(3, rows=4, tasks=0.9), len(NAMES)
     ids, compared = tokenizer.token_ids, 0
     for batch, given in itertools.islice(rows, 6):
         for row in range(4):
@@ -335,7 +340,7 @@ def test_every_picture_and_window_has_its_moment_and_facts():
 
 
 def test_a_state_that_is_a_code_is_right():
-    rows = lr.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(2,), rows=4, tasks=0.7)
+    rows = drawn(2, rows=4, tasks=0.7)
     kinds_of = lambda b, g: (b.mask_segment > 0, g.numbers[..., 0] >= 0, g.numbers[..., 4] >= 0, g.weights == 8)  # noqa: E731
     batch, given = next((b, g) for b, g in rows if all(x.any() for x in kinds_of(b, g)))
     many = given.marked.sum(-1, keepdims=True)
@@ -442,7 +447,7 @@ def test_who_stands_where():
     shown[[NAMES.index(CAT), NAMES.index(DRUM)]] = True
     one, other = 1 + NAMES.index(CAT), 1 + NAMES.index(DRUM)
     assert lr._places((DRUM, CELLO, DRUM, CAT), shown) == [other, other, one, 0, 0]
-    for batch, given in itertools.islice(lr.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(6,), rows=2, tasks=0.8), 4):
+    for batch, given in itertools.islice(drawn(6, rows=2, tasks=0.8), 4):
         ids = Tokenizer.tiny().token_ids
         for row in range(2):
             pictures = np.isin(batch.tokens[row, given.last[row]], ids.visual) & (given.moment[row] >= 0)
@@ -457,7 +462,7 @@ def test_numbers_of_answers():
     assert lr._numbers(f"The drum: {corners.format(0, 9, 223, 224)}") == [0, 1, 27, 27, -1, -1]
     assert lr._numbers("and the time range is <range> 2,10 </range>.") == [-1, -1, -1, -1, 2, 10]
     assert lr._numbers(f"{corners.format(1, 2, 3, 4)}. {corners.format(5, 6, 7, 8)}") == [-1] * 6, "which of them?"
-    asked, rng = {"arig": 0, "ave": 0}, lr.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(4,), rows=2, tasks=1.0)
+    asked, rng = {"arig": 0, "ave": 0}, drawn(4, rows=2, tasks=1.0)
     for batch, given in itertools.islice(rng, 8):
         said, told = batch.labels >= 0, given.numbers.max(-1) >= 0
         assert not (told & ~said).any(), "nothing is asked of places that predict nothing"
@@ -496,7 +501,7 @@ def test_bands_are_as_many_as_concerts_have():
 
 def test_rows_together_are_what_they_are_one_by_one():
     """A batch is worked through row by row: sums add up, and are divided by what the whole batch holds."""
-    rows = lr.Rows(POOLS, tokenizer=Tokenizer.tiny(), seed=(8,), rows=3, tasks=0.7)
+    rows = drawn(8, rows=3, tasks=0.7)
     batch, given = next(iter(rows))
     vocabulary, kinds, width = CONFIG.llama.vocab_size, len(NAMES), 160
     key = jax.random.split(jax.random.key(0), 9)
@@ -529,8 +534,67 @@ def test_what_an_answer_turns_on_counts_most():
     masked = f"The cello is {MASK_RUN}."
     assert len(lr._weights(tokenizer, masked)) == len(tokenizer.encode_target(masked))
     assert set(lr._weights(tokenizer, MASK_RUN)) == {1.0}, "a text that begins with a tag has no mark in front"
-    for batch, given in itertools.islice(lr.Rows(POOLS, tokenizer=tokenizer, seed=(7,), rows=2, tasks=0.9), 4):
+    for batch, given in itertools.islice(drawn(7, rows=2, tasks=0.9), 4):
         np.testing.assert_array_equal(given.weights > 0, batch.labels >= 0)
+
+
+def test_conclusions_follow_from_what_was_noticed():
+    """Everything that is to be learned of them is in the question and in what is given."""
+    asked = set()
+    for lesson in itertools.islice(tq.conclusions(np.random.default_rng(0)), 400):
+        assert "<" not in lesson.prompt, "no media"
+        assert lesson.given
+        assert all(part in lesson.target for part in lesson.given)
+        left, given = lesson.target, " ".join(lesson.given)
+        for part in lesson.given:
+            left = left.replace(part, "")
+        names = [kind.names["avqa"] for kind in KINDS.values() if "avqa" in kind.names]
+        nouns = {kind.names["avqa"]: kind.noun for kind in KINDS.values() if "avqa" in kind.names}
+        for name in names:
+            if re.search(rf"\b{name}\b", left):
+                assert name in f"{lesson.prompt} {given}" or nouns[name] in given, lesson
+        answer = TASKS["avqa"].parse(lesson.target).answer
+        if lesson.prompt.endswith("heard but not seen?"):
+            assert (answer == "yes") == ("cannot be seen." in left), lesson
+            asked.add(answer)
+        if lesson.prompt.endswith("sounding in the video?"):
+            heard = 0 if "Nobody" in left else len(re.findall("the ", left.partition(" on the stage")[0].lower()))
+            assert phrases.NUMBERS[heard] == answer, lesson
+            asked.add(answer)
+        if "sound from beginning to end" in lesson.prompt:
+            silent = 0 if "All that" in left else len(re.findall("the ", left.partition(" cannot be")[0].lower()))
+            assert phrases.NUMBERS[silent] == answer, lesson
+        if pair := re.search("Is the (\\w+) playing longer than the (\\w+)", lesson.prompt):
+            assert (answer == "yes") == (f"The {pair[1]} plays longer." in left)
+        if pair := re.search("Is the (\\w+) louder than the (\\w+)", lesson.prompt):
+            first, second = (given.find(nouns[name]) for name in pair.groups())
+            assert (answer == "yes") == (first < second), "the loudest comes first"
+    assert {"yes", "no", "one", "two"} <= asked
+
+
+def test_what_is_given_is_not_learned():
+    rows = lr.Rows(
+        lr.lessons(np.random.default_rng(1), None, of_tasks=0.7, of_words=1.0),
+        tokenizer=Tokenizer.tiny(), rows=2, queries=4, width=160,
+    )  # fmt: skip
+    batch, given = next(iter(rows))
+    said = batch.labels >= 0
+    assert (given.moment == -1).all()
+    assert (given.seen == 0).all()
+    assert (given.cast[said] == -1).all(), "nobody can know who is there"
+    counted = given.weights[said] > 0
+    assert 0.2 < counted.mean() < 0.8
+    vocabulary, width = CONFIG.llama.vocab_size, 160
+    states = jax.numpy.zeros((*batch.tokens.shape, width))
+    wrong = jax.nn.one_hot(jax.numpy.where(given.weights > 0, batch.labels, 0), vocabulary) * 50
+    told = ll.losses(ll.Said(states, wrong, states, states), ll.blank_heads(width), batch, given, CONFIG.token_ids)
+    assert float(told.nll) < 1e-3, "whatever is said where something is given"
+    assert float(told.count) == counted.sum()
+    assert (float(told.unsure), float(told.sure), float(told.items)) == (0, 0, 0)
+    sorts = [lesson.sort for lesson in itertools.islice(
+        lr.lessons(np.random.default_rng(1), POOLS, of_tasks=0.7, of_words=0.3), 300
+    )]  # fmt: skip
+    assert 60 < sorts.count("conclusion") < 120
 
 
 @pytest.mark.slow
@@ -550,9 +614,13 @@ def test_what_is_written_starts_a_stage(tmp_path):
     given = handed_on(newest_checkpoint(out))
     speaks = {p: x.shape for p, x in wanted.items() if p.startswith("llama/") and "/lora_" not in p}
     assert {p: x.shape for p, x in given.items()} == speaks
+    pl.main(["--out", str(out), "--words", "1", "--rows", "2", "--steps", "1", "--start", str(out)])
+    assert {p: x.shape for p, x in handed_on(newest_checkpoint(out)).items()} == speaks
     (tmp_path / "eye.safetensors").unlink()
     with pytest.raises(SystemExit):
         pl.main(["--parts", str(tmp_path), "--out", str(out), *sizes])
+    with pytest.raises(SystemExit):
+        pl.main(["--out", str(out), *sizes])
 
 
 def test_no_question_brings_together_what_is_kept_for_testing():

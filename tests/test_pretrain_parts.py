@@ -27,13 +27,15 @@ def job(index, split="train"):
 
 
 def test_pictures_come_with_the_class_of_every_cell():
-    found = set()
+    found, settings = set(), set()
     for index in range(4):
         order = job(index).order("eye", (160, 120))
         rng = order.rng()
         scene = draw_scene(Casting.of(rng, "train"), order, 5, (1, 2, 3, 4, 5))
         there = {1 + NAMES.index(p.kind) for p in scene.performers}
-        for picture, cells, placed in pe.render_pictures(job(index)):
+        for picture, cells, placed, outdoors in pe.render_pictures(job(index)):
+            assert outdoors == (scene.setting == "park")
+            settings.add(bool(outdoors))
             assert (picture.shape, picture.dtype) == ((112, 112, 3), np.uint8)
             assert (cells.shape, cells.dtype) == ((32, 32), np.uint8)
             assert set(np.unique(cells)) - {0} <= there
@@ -50,6 +52,7 @@ def test_pictures_come_with_the_class_of_every_cell():
             found |= set(np.unique(cells))
     assert 0 in found
     assert len(found) > 3
+    assert settings == {True, False}
     first, again, other = (pe.render_pictures(j)[0] for j in (job(0), job(0), job(0, "val")))
     assert all(np.array_equal(a, b) for a, b in zip(first, again))
     assert not np.array_equal(first[0], other[0])

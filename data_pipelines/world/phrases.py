@@ -13,7 +13,11 @@ NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 
 def say(rng: np.random.Generator, templates: Sequence[str], **slots: object) -> str:
     """One of the templates, filled; it begins with a capital letter."""
-    text = one(rng, templates).format(**slots)
+    return capital(one(rng, templates).format(**slots))
+
+
+def capital(text: str) -> str:
+    """The text with a capital letter at its beginning."""
     return text[:1].upper() + text[1:]
 
 

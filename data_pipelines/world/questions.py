@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -22,6 +22,7 @@ class Question:
         template: which of the makers below it comes from.
         slots: kinds that it names.
         reasoning: what leads to the answer.
+        noticed: parts of it that can only be seen or heard; the others follow from these.
     """
 
     type: tuple[str, str]
@@ -30,6 +31,7 @@ class Question:
     answer: str
     slots: tuple[str, ...]
     reasoning: str
+    noticed: tuple[str, ...]
 
 
 class _Facts:
@@ -45,6 +47,12 @@ class _Facts:
         present = {p.kind for p in scene.performers}
         self.absent = [name for name in names_in("avqa") if name not in present]
         self.single = [p for p in self.seen if sum(p.kind == q.kind for q in self.seen) == 1]
+        self.noticed: list[str] = []
+
+    def notice(self, templates: Sequence[str], **slots: object) -> str:
+        """A sentence that nobody can know who has not looked or listened."""
+        self.noticed.append(phrases.say(self.rng, templates, **slots))
+        return self.noticed[-1]
 
     def one(self, options):
         """One of the options, or None if there are none."""
@@ -80,7 +88,10 @@ def _yes(value: bool) -> str:
 
 
 def _listen(f: _Facts) -> str:
-    return phrases.heard(f.rng, f.heard_kinds)
+    """The loudest first: who is louder than whom follows from the order."""
+    loudness = {p.kind: p.loudness for p in f.heard}
+    f.noticed.append(phrases.heard(f.rng, sorted(f.heard_kinds, key=lambda kind: -loudness[kind])))
+    return f.noticed[-1]
 
 
 def _look(f: _Facts) -> str:
@@ -90,15 +101,22 @@ def _look(f: _Facts) -> str:
         "the video shows {all} from left to right.",
         "on the stage, left to right: {all}.",
     )
-    return phrases.say(f.rng, templates, all=phrases.things([p.kind for p in f.seen])) if f.seen else "I see nobody."
+    return f.notice(templates if f.seen else ("I see nobody.",), all=phrases.things([p.kind for p in f.seen]))
 
 
 def _when(f: _Facts, *performers: Performer) -> str:
     templates = ("the {name} sounds {times}.", "the {name} is heard {times}.", "I hear the {name} {times}.")
     return " ".join(
-        phrases.say(f.rng, templates, name=_name(p.kind), times=phrases.times(p.heard))
+        f.notice(templates, name=_name(p.kind), times=phrases.times(p.heard))
         for p in dict.fromkeys(performers)
     )
+
+
+def _together(f: _Facts) -> str:
+    """What is seen, what is heard, and which sounds come from nobody who is seen."""
+    unseen = [p.kind for p in f.hidden]
+    apart = f"{phrases.the(unseen)} cannot be seen." if unseen else "all that sounds can be seen."
+    return f"{_look(f)} {_listen(f)} {phrases.capital(apart)}"
 
 
 def _fair(f: _Facts, wanted: list[str], other: list[str]) -> str | None:
@@ -146,6 +164,10 @@ def _length(p: Performer) -> float:
     return sum(end - start for start, end in p.heard)
 
 
+def _plays_longer(p: Performer, q: Performer) -> str:
+    return f"The {_name(max(p, q, key=_length).kind)} plays longer."
+
+
 def _louder(f: _Facts) -> Found:
     if (pair := _pair(f, f.heard, lambda p: p.loudness, 1.5)) is None:
         return None
@@ -161,7 +183,7 @@ def _longer(f: _Facts) -> Found:
         return None
     p, q = pair
     text = f"Is the {_name(p.kind)} playing longer than the {_name(q.kind)}?"
-    return text, _yes(_length(p) > _length(q)), (p.kind, q.kind), _when(f, p, q)
+    return text, _yes(_length(p) > _length(q)), (p.kind, q.kind), f"{_when(f, p, q)} {_plays_longer(p, q)}"
 
 
 def _is_seen(f: _Facts) -> Found:
@@ -199,7 +221,7 @@ def _how_many_of(f: _Facts) -> Found:
 
 def _where_is_it(f: _Facts) -> Found:
     indoor = f.setting == "hall"
-    why = phrases.say(f.rng, [f"the performance takes place {w}." for w in phrases.SETTING[f.setting]])
+    why = f.notice([f"the performance takes place {w}." for w in phrases.SETTING[f.setting]])
     return "Where is the performance?", "indoor" if indoor else "outdoor", (), why
 
 
@@ -229,7 +251,7 @@ def _always(f: _Facts) -> Found:
     why = (
         _when(f, p)
         if p.heard
-        else phrases.say(f.rng, ("the {x} makes no sound.", "I never hear the {x}."), x=_name(p.kind))
+        else f.notice(("the {x} makes no sound.", "I never hear the {x}."), x=_name(p.kind))
     )
     return f"Is the {_name(p.kind)} in the video always playing?", _yes(_length(p) == f.seconds), (p.kind,), why
 
@@ -237,29 +259,31 @@ def _always(f: _Facts) -> Found:
 def _from_the_video(f: _Facts) -> Found:
     if len(f.heard_kinds) != 1:
         return None
-    return "Is this sound from the instrument in the video?", _yes(not f.hidden), (), f"{_look(f)} {_listen(f)}"
+    return "Is this sound from the instrument in the video?", _yes(not f.hidden), (), _together(f)
 
 
 def _voice_over(f: _Facts) -> Found:
     text = phrases.say(
         f.rng, ("Is there an instrument that is heard but not seen?", "Does a sound come from outside of the picture?")
     )
-    return text, _yes(bool(f.hidden)), (), f"{_look(f)} {_listen(f)}"
+    return text, _yes(bool(f.hidden)), (), _together(f)
 
 
 def _how_many_sounding(f: _Facts) -> Found:
-    count = sum(bool(p.heard) for p in f.seen)
+    playing = [p.kind for p in f.seen if p.heard]
     text = phrases.say(
         f.rng,
         ("How many instruments are sounding in the video?", "How many of the instruments in the video are sounding?"),
     )
-    return text, phrases.NUMBERS[count], (), f"{_look(f)} {_listen(f)}"
+    why = f"{phrases.the(playing)} on the stage can be heard." if playing else "nobody on the stage can be heard."
+    return text, phrases.NUMBERS[len(playing)], (), f"{_look(f)} {_listen(f)} {phrases.capital(why)}"
 
 
 def _how_many_silent(f: _Facts) -> Found:
-    count = sum(not p.heard for p in f.seen)
+    silent = [p.kind for p in f.seen if not p.heard]
     text = "How many instruments in the video did not sound from beginning to end?"
-    return text, phrases.NUMBERS[count], (), f"{_look(f)} {_listen(f)}"
+    why = f"{phrases.the(silent)} cannot be heard." if silent else "all that can be seen can be heard."
+    return text, phrases.NUMBERS[len(silent)], (), f"{_look(f)} {_listen(f)} {phrases.capital(why)}"
 
 
 def _first(f: _Facts) -> Performer | None:
@@ -321,7 +345,7 @@ def _louder_side(f: _Facts) -> Found:
         return None
     (p, q), (here, there) = ends, [f.side(e) for e in ends]
     loud = p if p.loudness > q.loudness else q
-    why = phrases.say(f.rng, ("the {x} is the louder one.", "louder is the {x}."), x=_name(loud.kind))
+    why = f.notice(("the {x} is the louder one.", "louder is the {x}."), x=_name(loud.kind))
     text = f"Is the instrument on the {here} louder than the instrument on the {there}?"
     return text, _yes(loud is p), (), f"{_look(f)} {why}"
 
@@ -331,7 +355,7 @@ def _longer_side(f: _Facts) -> Found:
         return None
     (p, q), (here, there) = ends, [f.side(e) for e in ends]
     text = f"Is the instrument on the {here} playing longer than the instrument on the {there}?"
-    return text, _yes(_length(p) > _length(q)), (), f"{_look(f)} {_when(f, p, q)}"
+    return text, _yes(_length(p) > _length(q)), (), f"{_look(f)} {_when(f, p, q)} {_plays_longer(p, q)}"
 
 
 def _who_starts(f: _Facts) -> Found:
@@ -393,8 +417,9 @@ def ask(rng: np.random.Generator, scene: Scene, count: int) -> Iterator[Question
             found = None
             while pending[kind] and found is None:
                 maker = MAKERS[kind][pending[kind].pop()]
+                facts.noticed.clear()
                 found = maker(facts)
             if found is not None and asked < count:
                 text, answer, slots, reasoning = found
                 asked += 1
-                yield Question(kind, maker.__name__.strip("_"), text, answer, slots, reasoning)
+                yield Question(kind, maker.__name__.strip("_"), text, answer, slots, reasoning, tuple(facts.noticed))
