@@ -68,8 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         code = cli.main(
             ["eval", "--shards", str(shards), "--weights", str(weights), "--out", str(answers)]
             + ["--mode", "decoded", "--max-new-tokens", str(TOKENS), "--dtype", DTYPE, "--batch", "4"]
-            + ["--limit", str(2 * args.clips)]
-            + (["--baselines", str(guessed)] if (guessed := weights / "baselines.json").is_file() else [])
+            + ["--limit", str(2 * args.clips), "--swap", "compare"]  # does it listen, does it look?
+            + [f"--{name}={file}" for name in ("baselines", "ablation") if (file := weights / f"{name}.json").is_file()]
         )
     if code:
         return code
@@ -84,7 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         sys.stdout.write(
             "\nThe model is crab-mini (docs/mini.md says how it was trained, and what it can and cannot do). What one\n"
-            "can guess without it, on the page, was measured on the larger test sets of that document.\n"
+            "can guess without it, on the page, was measured on the larger test sets of that document, and the table of\n"
+            "LoRA heads is that of docs/ablation.md.\n"
         )
     sys.stdout.write(
         f"  clips    {out / 'world'}\n"

@@ -9,7 +9,7 @@
 #   --scale  so many times as many optimizer steps, scenes and clips (default 1; 0.02 tries everything in some minutes)
 #   --seed   of the world (default 11)
 #   --jobs   processes that render and build (default 2)
-#   --from   go on from these weights (crab_jax/assets/mini/params/base.safetensors) with other scenes: the ear is taken
+#   --from   go on from these weights (crab_jax/assets/mini/params/base.safetensors) with other scenes: the eye is taken
 #            as it is, all other parts learn on, then the stages
 #   --round  with --from: which round this is (default 1); each has scenes of its own, and a --runs of its own
 #   --ship   the folder for the weights (default RUNS/weights); what the repository has lies in crab_jax/assets/mini
@@ -70,7 +70,7 @@ stage() { # NAME CORES
 language() { # reads what eye, ear and projectors say; an interrupt starts it over
   [ -f "$RUNS/language.safetensors" ] && return
   python -m launch.pretrain_language --parts "$RUNS" --out "$RUNS/language.unfinished.safetensors" \
-    --stills "$(times 6000 60)" --videos "$(times 1600 60)" --sounds "$(times 2000 60)" --music "$(times 1200 60)" \
+    --stills "$(times 6000 60)" --videos "$(times 1600 60)" --sounds "$(times 2000 60)" --music "$(times 1600 60)" \
     --concerts "$(times 700 20)" --steps "$(times 6000)" --seed "$((3 + LATER))" ${FROM:+--start "$FROM"} > "$RUNS/language.log" 2>&1 &&
     mv "$RUNS/language.unfinished.safetensors" "$RUNS/language.safetensors"
 }
@@ -101,7 +101,7 @@ BEGINNING=${BEGINNING:-from nothing}
   echo "train_mini: $RUNS was begun $(cat "$RUNS/beginning"), not $BEGINNING; choose another --runs" >&2
   exit 2
 }
-both "part eye 30000 6000 4000 1" "part ear 4500 8000 0 1"
+both "part eye 30000 6000 0 1" "part ear 15000 8000 6000 1"
 
 say "rendering"
 # What of the test splits is rendered with a share of the training split.
@@ -121,7 +121,7 @@ crab data build pretrain-image pretrain-seg pretrain-audio avqa ave avvp arig s4
   --root "$RUNS/world" --out "$RUNS/shards" --size 112 --jobs "$JOBS"
 
 both "part vl_projector 36000 9000 6000 2 --rows 48 --encoder $RUNS/eye.safetensors" \
-  "part al_projector 4500 9000 3000 1 --rows 32 --rate 1e-3 --encoder $RUNS/ear.safetensors"
+  "part al_projector 9000 9000 6000 2 --rows 32 --rate 1e-3 --encoder $RUNS/ear.safetensors"
 both "part decoder 12000 5000 5000 2 --rows 8 --encoder $RUNS/eye.safetensors" language
 for name in visual_pretrain audio_pretrain seg_pretrain finetune; do
   say "stage $name"

@@ -16,14 +16,19 @@ from data_pipelines.world import build
 from launch import quickstart
 
 
+asked: list[list[str]] = []  # what `crab eval` was given
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Runs the quickstart; returns its exit code and the folder of answers."""
     shipped = tmp_path / "mini"
     folders = []
+    asked.clear()
 
     def stand_in(argv):
         if argv[0] == "eval":
+            asked.append(argv)
             given = {name: argv[argv.index(f"--{name}") + 1] for name in ("weights", "out", "dtype", "max-new-tokens")}
             folders.append(pathlib.Path(given["out"]))
             settings = plan.settings_of(
@@ -74,3 +79,16 @@ def test_a_random_model_is_the_same_each_time(run):
     assert first[0] == 0
     assert run("--seed", "1")[0] == 0
     assert run() == first
+
+
+def test_the_page_gets_what_comes_with_the_weights(run, tmp_path):
+    """Guesses and the ablation where they are there; other sound and other pictures always."""
+    ship(tmp_path / "mini", seed=0)
+    assert run()[0] == 0
+    for name in ("baselines", "ablation"):
+        (tmp_path / "mini" / f"{name}.json").write_text("{}")
+    assert run()[0] == 0
+    before, after = asked
+    assert [x for x in before if x.startswith(("--baselines", "--ablation"))] == []
+    assert {f"--{name}={tmp_path / 'mini' / name}.json" for name in ("baselines", "ablation")} <= {*after}
+    assert all(argv[argv.index("--swap") + 1] == "compare" for argv in asked)

@@ -135,7 +135,9 @@ def test_a_world_is_rendered_by_one_command_at_a_time(tmp_path, capsys):
     out = tmp_path / "w"
     args = ["world", "--out", str(out), "--clips", "1", "--size", "64x48", "--jobs", "1", "--tasks"]
     (out / build.NOTES).mkdir(parents=True)
-    (out / build.NOTES / "world.json").write_text('{"version": 1, "seed": 0, "size": [64, 48], "fps": 4}')
+    (out / build.NOTES / "world.json").write_text(
+        json.dumps({"version": build.VERSION, "seed": 0, "size": [64, 48], "fps": 4})
+    )
     with alone(out / build.NOTES / "pretrain-seg.lock", ValueError("nobody else runs here")):
         assert cli.main([*args, "pretrain-seg", "pretrain-image"]) == 2
         assert "another `crab world` is rendering pretrain-seg here" in capsys.readouterr().err

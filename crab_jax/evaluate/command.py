@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from crab_jax.api import Assistant, load
 from crab_jax.assets import weights_folder
-from crab_jax.evaluate import baselines, journal, run, table
+from crab_jax.evaluate import ablation, baselines, journal, run, table
 from crab_jax.evaluate.generate import REFERENCE_SAMPLING, Sampling
 from crab_jax.evaluate.plan import EvaluationError, about, check_pictures, plan, settings_of
 from crab_jax.evaluate.report.findings import SPEED
@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--baselines", type=path, metavar="DIR",
         help="root of the generated world that the shards were built from: what one sense alone reaches stands beside",
     )  # fmt: skip
+    add("--ablation", type=path, metavar="DIR", help="what `launch.ablation` wrote, to be shown as well")
     add("--gallery", type=_number, default=GALLERY, metavar="N", help=f"{GALLERY_HELP} (default: {GALLERY})")
     add(
         "--router", type=_number, default=ITEMS, metavar="N",
@@ -120,6 +121,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     journal.claim(args.out, settings)
     if args.baselines is not None:
         baselines.bring(args.baselines, args.out)
+    if args.ablation is not None:
+        ablation.bring(args.ablation, args.out)
     for each in runs:  # before the weights, which may take minutes
         journal.claim(args.out / each.folder, settings | about(each))
     started = time.perf_counter()
