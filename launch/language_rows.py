@@ -36,7 +36,7 @@ NUMBERS = (
 # What an answer turns on counts more than how it is worded, which is often left to chance. The last that fits holds.
 CALLED = {name for kind in KINDS.values() for name in (kind.name, *kind.names.values(), phrases.noun(kind.name))}
 WEIGHTS = (
-    (re.compile(r"\b\d+\b"), 2.0),
+    (re.compile(r"\b(\d+|not|left|right|middle)\b"), 2.0),
     (re.compile(rf"\b({'|'.join(map(re.escape, sorted(CALLED, key=len, reverse=True)))})(?!\w)"), 2.0),
     (re.compile(r"(?<=<answer> ).*?(?= </answer>)"), 8.0),
 )

@@ -565,10 +565,14 @@ def test_conclusions_follow_from_what_was_noticed():
             silent = 0 if "All that" in left else len(re.findall("the ", left.partition(" cannot be")[0].lower()))
             assert phrases.NUMBERS[silent] == answer, lesson
         if pair := re.search("Is the (\\w+) playing longer than the (\\w+)", lesson.prompt):
-            assert (answer == "yes") == (f"The {pair[1]} plays longer." in left)
+            assert (answer == "yes") == (f"The {pair[1]} plays longer than the {pair[2]}." in left)
         if pair := re.search("Is the (\\w+) louder than the (\\w+)", lesson.prompt):
             first, second = (given.find(nouns[name]) for name in pair.groups())
             assert (answer == "yes") == (first < second), "the loudest comes first"
+        if lesson.prompt.startswith(("Please answer this question: Is there a ", "Please answer this question: Does a ")):
+            assert (answer == "yes") == ("is among them" in left) == ("not among" not in left) or "outside" in lesson.prompt
+        if "instrument of the" in lesson.prompt:
+            assert answer == next(name for name, noun in nouns.items() if left.split("So the")[0].endswith(f"is the {noun}. "))
     assert {"yes", "no", "one", "two"} <= asked
 
 

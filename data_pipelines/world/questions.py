@@ -138,7 +138,7 @@ def _sound_exists(f: _Facts) -> Found:
     if (kind := _fair(f, f.heard_kinds, f.seen_kinds)) is None:
         return None
     text = phrases.say(f.rng, ("Is there a {x} sound?", "Can a {x} be heard?"), x=_name(kind))
-    return text, _yes(kind in f.heard_kinds), (kind,), _listen(f)
+    return text, _yes(kind in f.heard_kinds), (kind,), f"{_listen(f)} {_among(kind, f.heard_kinds)}"
 
 
 def _how_many_heard(f: _Facts) -> Found:
@@ -164,16 +164,31 @@ def _length(p: Performer) -> float:
     return sum(end - start for start, end in p.heard)
 
 
+def _among(kind: str, kinds: Sequence[str]) -> str:
+    return f"The {phrases.noun(kind)} is {'' if kind in kinds else 'not '}among them."
+
+
+def _stands(f: _Facts, p: Performer) -> str:
+    side = f.side(p)
+    return f"The {phrases.noun(p.kind)} is {phrases.ON[side] if side else 'in between'}."
+
+
+def _next_to(side: str, beside: Performer, p: Performer) -> str:
+    return f"To the {side} of the {phrases.noun(beside.kind)} is the {phrases.noun(p.kind)}."
+
+
 def _plays_longer(p: Performer, q: Performer) -> str:
-    return f"The {_name(max(p, q, key=_length).kind)} plays longer."
+    longer, other = sorted((p, q), key=_length, reverse=True)
+    return f"The {_name(longer.kind)} plays longer than the {_name(other.kind)}."
 
 
 def _louder(f: _Facts) -> Found:
     if (pair := _pair(f, f.heard, lambda p: p.loudness, 1.5)) is None:
         return None
     p, q = pair
-    loud = p if p.loudness > q.loudness else q
-    why = phrases.say(f.rng, ("the {x} is the louder one.", "louder is the {x}."), x=_name(loud.kind))
+    loud, soft = (p, q) if p.loudness > q.loudness else (q, p)
+    templates = ("the {x} is louder than the {y}.", "the {x} sounds louder than the {y}.")
+    why = phrases.say(f.rng, templates, x=_name(loud.kind), y=_name(soft.kind))
     text = f"Is the {_name(p.kind)} louder than the {_name(q.kind)}?"
     return text, _yes(loud is p), (p.kind, q.kind), f"{_listen(f)} {why}"
 
@@ -190,7 +205,7 @@ def _is_seen(f: _Facts) -> Found:
     if (kind := _fair(f, f.seen_kinds, f.heard_kinds)) is None:
         return None
     text = phrases.say(f.rng, ("Is there a {x} in the entire video?", "Does a {x} appear in the video?"), x=_name(kind))
-    return text, _yes(kind in f.seen_kinds), (kind,), _look(f)
+    return text, _yes(kind in f.seen_kinds), (kind,), f"{_look(f)} {_among(kind, f.seen_kinds)}"
 
 
 def _are_both_seen(f: _Facts) -> Found:
@@ -204,19 +219,22 @@ def _are_both_seen(f: _Facts) -> Found:
     if f.coin():
         pair.reverse()
     text = f"Are there {_name(pair[0])} and {_name(pair[1])} instruments in the video?"
-    return text, _yes(set(pair) <= set(f.seen_kinds)), tuple(pair), _look(f)
+    missing = [kind for kind in pair if kind not in f.seen_kinds]
+    why = _among(missing[0], f.seen_kinds) if missing else "Both are among them."
+    return text, _yes(not missing), tuple(pair), f"{_look(f)} {why}"
 
 
 def _how_many_seen(f: _Facts) -> Found:
     text = "How many types of musical instruments appeared in the entire video?"
-    return text, phrases.NUMBERS[len(f.seen_kinds)], (), _look(f)
+    return text, phrases.NUMBERS[len(f.seen_kinds)], (), f"{_look(f)} Different ones: {phrases.the(f.seen_kinds)}."
 
 
 def _how_many_of(f: _Facts) -> Found:
     twice = [k for k in f.seen_kinds if sum(p.kind == k for p in f.seen) > 1]
     kind = f.one(twice) if twice and f.coin() else f.one((*f.seen_kinds, f.one(f.absent) or f.seen_kinds[0]))
     count = sum(p.kind == kind for p in f.seen)
-    return f"How many {_name(kind)}s are in the entire video?", phrases.NUMBERS[count], (kind,), _look(f)
+    why = f"Among them: {phrases.things([kind] * count)}." if count else _among(kind, f.seen_kinds)
+    return f"How many {_name(kind)}s are in the entire video?", phrases.NUMBERS[count], (kind,), f"{_look(f)} {why}"
 
 
 def _where_is_it(f: _Facts) -> Found:
@@ -240,7 +258,8 @@ def _beside(f: _Facts) -> Found:
     if (found := f.one(options)) is None:
         return None
     p, beside, side = found
-    return f"What is the {side} instrument of the {_name(beside.kind)}?", _name(p.kind), (beside.kind,), _look(f)
+    text = f"What is the {side} instrument of the {_name(beside.kind)}?"
+    return text, _name(p.kind), (beside.kind,), f"{_look(f)} {_next_to(side, beside, p)}"
 
 
 def _always(f: _Facts) -> Found:
@@ -298,7 +317,7 @@ def _where_first(f: _Facts) -> Found:
     p = _first(f)
     if p is None or (side := f.side(p)) is None:
         return None
-    return "Where is the first sounding instrument?", side, (), f"{_when(f, p)} {_look(f)}"
+    return "Where is the first sounding instrument?", side, (), f"{_when(f, p)} {_look(f)} {_stands(f, p)}"
 
 
 def _where_loudest(f: _Facts) -> Found:
@@ -308,7 +327,7 @@ def _where_loudest(f: _Facts) -> Found:
     if (side := f.side(playing[0])) is None:
         return None
     why = phrases.say(f.rng, ("the {x} is the loudest.", "loudest is the {x}."), x=_name(playing[0].kind))
-    return "Where is the loudest instrument?", side, (), f"{_listen(f)} {why} {_look(f)}"
+    return "Where is the loudest instrument?", side, (), f"{_listen(f)} {why} {_look(f)} {_stands(f, playing[0])}"
 
 
 def _beside_the_first(f: _Facts) -> Found:
@@ -319,7 +338,7 @@ def _beside_the_first(f: _Facts) -> Found:
     options = [("left", rank - 1)] * (rank > 0) + [("right", rank + 1)] * (rank + 1 < len(f.seen))
     side, other = f.one(options)
     text = f"What is the {side} instrument of the first sounding instrument?"
-    return text, _name(f.seen[other].kind), (), f"{_when(f, p)} {_look(f)}"
+    return text, _name(f.seen[other].kind), (), f"{_when(f, p)} {_look(f)} {_next_to(side, p, f.seen[other])}"
 
 
 def _first_from(f: _Facts) -> Found:
@@ -329,7 +348,7 @@ def _first_from(f: _Facts) -> Found:
     side = f.side(p)
     asked = side if f.coin() and side in ("left", "right") else "left" if side != "left" else "right"
     text = f"Is the first sound coming from the {asked} instrument?"
-    return text, _yes(side == asked), (), f"{_when(f, p)} {_look(f)}"
+    return text, _yes(side == asked), (), f"{_when(f, p)} {_look(f)} {_stands(f, p)}"
 
 
 def _ends(f: _Facts) -> tuple[Performer, Performer] | None:
@@ -347,7 +366,7 @@ def _louder_side(f: _Facts) -> Found:
     loud = p if p.loudness > q.loudness else q
     why = f.notice(("the {x} is the louder one.", "louder is the {x}."), x=_name(loud.kind))
     text = f"Is the instrument on the {here} louder than the instrument on the {there}?"
-    return text, _yes(loud is p), (), f"{_look(f)} {why}"
+    return text, _yes(loud is p), (), f"{_look(f)} {why} {_stands(f, loud)}"
 
 
 def _longer_side(f: _Facts) -> Found:
@@ -355,16 +374,21 @@ def _longer_side(f: _Facts) -> Found:
         return None
     (p, q), (here, there) = ends, [f.side(e) for e in ends]
     text = f"Is the instrument on the {here} playing longer than the instrument on the {there}?"
-    return text, _yes(_length(p) > _length(q)), (), f"{_look(f)} {_when(f, p, q)} {_plays_longer(p, q)}"
+    why = f"{_plays_longer(p, q)} {_stands(f, max(p, q, key=_length))}"
+    return text, _yes(_length(p) > _length(q)), (), f"{_look(f)} {_when(f, p, q)} {why}"
 
 
 def _who_starts(f: _Facts) -> Found:
     if (ends := _ends(f)) is None:
         return None
     starts = [p.heard[0][0] for p in ends]
-    answer = "simultaneously" if starts[0] == starts[1] else f.side(ends[int(starts[1] < starts[0])])
+    first = ends[int(starts[1] < starts[0])]
+    answer = "simultaneously" if starts[0] == starts[1] else f.side(first)
+    why = f"The {_name(first.kind)} starts first. {_stands(f, first)}"
+    if starts[0] == starts[1]:
+        why = "Both start at the same time."
     text = f"Which instrument starts first, the {f.side(ends[0])} one or the {f.side(ends[1])} one?"
-    return text, str(answer), (), f"{_look(f)} {_when(f, *ends)}"
+    return text, str(answer), (), f"{_look(f)} {_when(f, *ends)} {why}"
 
 
 def _comes_in(f: _Facts) -> Found:
