@@ -17,6 +17,7 @@ from crab_jax.tokens import MASK_RUN
 from data_pipelines.world import phrases
 from data_pipelines.world.casting import Casting, reserved_pair
 from data_pipelines.world.kinds import KINDS
+from data_pipelines.world.phrases import capital
 from launch.language_media import Box, Heard, Pools, Seen, Spans, at, calendar
 from launch.part_scenes import NAMES, SECONDS
 
@@ -81,17 +82,17 @@ def about_still(rng: np.random.Generator, seen: Sequence[Seen]) -> Asked:
     match int(rng.integers(7)):
         case 0:
             parts = [f"{phrases.a(_n(p.kind))} from ({p.box[0]},{p.box[1]}) to ({p.box[2]},{p.box[3]})" for p in seen]
-            return Asked("Who stands where, from left to right?", phrases.capital(phrases.listing(parts)))
+            return Asked("Who stands where, from left to right?", capital(phrases.listing(parts)))
         case 1 | 2:
-            return Asked(f"Where exactly is the {_n(one.kind)}?", phrases.capital(_box(one.box)))
+            return Asked(f"Where exactly is the {_n(one.kind)}?", capital(_box(one.box)))
         case 3:
             x1, y1, x2, y2 = one.box
-            return Asked(f"What is between ({x1},{y1}) and ({x2},{y2})?", phrases.capital(phrases.a(_n(one.kind))))
+            return Asked(f"What is between ({x1},{y1}) and ({x2},{y2})?", capital(phrases.a(_n(one.kind))))
         case 4 if count > 1:
             right = at + 1 < count and (at == 0 or rng.random() < 0.5)
             other = seen[at + 1 if right else at - 1]
             side = "right" if right else "left"
-            return Asked(f"What stands next to the {_n(one.kind)}, to its {side}?", phrases.capital(phrases.a(_n(other.kind))))
+            return Asked(f"What stands next to the {_n(one.kind)}, to its {side}?", capital(phrases.a(_n(other.kind))))
         case 5:
             left = rng.random() < 0.5
             p = seen[0 if left else -1]
@@ -99,7 +100,7 @@ def about_still(rng: np.random.Generator, seen: Sequence[Seen]) -> Asked:
             return Asked(f"Who is farthest to the {side}, and where exactly?", f"The {_n(p.kind)}: {_box(p.box)}")
         case _:
             if rng.random() < 0.5:
-                return Asked("How many are there?", f"{phrases.capital(phrases.NUMBERS[count])}: {_list(seen)}")
+                return Asked("How many are there?", f"{capital(phrases.NUMBERS[count])}: {_list(seen)}")
             kind = one.kind if rng.random() < 0.5 else _absent(rng, [p.kind for p in seen])
             there = any(p.kind == kind for p in seen)
             return Asked(f"Is there {phrases.a(_n(kind))}?", "Yes" if there else "No")
@@ -120,16 +121,17 @@ def about_sound(rng: np.random.Generator, heard: Sequence[Heard]) -> Asked:
     match int(rng.integers(8)):
         case 0 | 1:
             parts = [f"{KINDS[h.kind].sound} {phrases.times(h.spans)}" for h in _in_order(heard)]
-            return Asked("What is heard, and when?", phrases.capital(phrases.listing(parts)))
+            return Asked("What is heard, and when?", capital(phrases.listing(parts)))
         case 2:
             if rng.random() < 0.15:
                 return Asked(f"When is the {_n(_absent(rng, [h.kind for h in heard]))} heard?", "Never")
-            return Asked(f"When is the {_n(one.kind)} heard?", phrases.capital(phrases.times(one.spans)))
+            return Asked(f"When is the {_n(one.kind)} heard?", capital(phrases.times(one.spans)))
         case 3:
             second = int(rng.integers(SECONDS))
             now = [h for h in _in_order(heard) if at(h.spans, second)]
             return Asked(
-                f"What is heard from {second} to {second + 1} seconds?", phrases.capital(_list(now)) if now else "Nothing"
+                f"What is heard from {second} to {second + 1} seconds?",
+                capital(_list(now)) if now else "Nothing",
             )
         case 4:
             loud = rng.random() < 0.5
@@ -147,11 +149,12 @@ def about_sound(rng: np.random.Generator, heard: Sequence[Heard]) -> Asked:
             longer = "none of them" if same else f"the {_n(max(two, key=length).kind)}"
             times = phrases.listing([f"the {_n(h.kind)} {phrases.times(h.spans)}" for h in two])
             names = " or the ".join(_n(h.kind) for h in two)
-            return Asked(f"What sounds longer, the {names}?", f"{phrases.capital(times)}: {longer}")
+            return Asked(f"What sounds longer, the {names}?", f"{capital(times)}: {longer}")
         case _:
             if rng.random() < 0.5:
                 return Asked(
-                    "How many things are heard?", f"{phrases.capital(phrases.NUMBERS[len(heard)])}: {_list(_in_order(heard))}"
+                    "How many things are heard?",
+                    f"{capital(phrases.NUMBERS[len(heard)])}: {_list(_in_order(heard))}",
                 )
             kind = one.kind if rng.random() < 0.5 else _absent(rng, [h.kind for h in heard])
             there = any(h.kind == kind for h in heard)
@@ -164,15 +167,17 @@ def about_video(rng: np.random.Generator, seen: Sequence[Seen]) -> Asked:
     match int(rng.integers(4)):
         case 0:
             parts = [f"{phrases.a(_n(p.kind))} {phrases.times(p.spans)}" for p in seen]
-            return Asked("What is seen, and when?", phrases.capital(phrases.listing(parts)))
+            return Asked("What is seen, and when?", capital(phrases.listing(parts)))
         case 1 | 2:
             if rng.random() < 0.15:
                 return Asked(f"When is the {_n(_absent(rng, [p.kind for p in seen]))} seen?", "Never")
-            return Asked(f"When is the {_n(one.kind)} seen?", phrases.capital(phrases.times(one.spans)))
+            return Asked(f"When is the {_n(one.kind)} seen?", capital(phrases.times(one.spans)))
         case _:
             second = int(rng.integers(SECONDS))
             now = [p for p in seen if at(p.spans, second)]
-            return Asked(f"What is seen from {second} to {second + 1} seconds?", phrases.capital(_list(now)) if now else "Nobody")
+            return Asked(
+                f"What is seen from {second} to {second + 1} seconds?", capital(_list(now)) if now else "Nobody"
+            )
 
 
 def _together(one: Spans, other: Spans) -> Spans:
@@ -202,21 +207,21 @@ def about_both(rng: np.random.Generator, seen: Sequence[Seen], heard: Sequence[H
             return Asked("Who is seen and heard at the same time, and when?", ". ".join(parts) or "Nobody")
         case 4:
             off = [h for h in _in_order(heard) if all(p.kind != h.kind for p in seen)]
-            return Asked("What is heard, but never seen?", phrases.capital(_list(off)) if off else "Nothing")
+            return Asked("What is heard, but never seen?", capital(_list(off)) if off else "Nothing")
         case _:
             mute = [p for p in seen if p.kind not in by_kind]
-            return Asked("Who is seen, but never heard?", phrases.capital(_list(mute)) if mute else "Nobody")
+            return Asked("Who is seen, but never heard?", capital(_list(mute)) if mute else "Nobody")
 
 
 def _mark(rng: np.random.Generator, what: str, who: Sequence[str]) -> Asked:
     ask = phrases.one(rng, ("Please mark {x}.", "Mark {x}.", "Please mark {x} in the picture.", "Show me {x}."))
     reply = phrases.one(rng, ("{x} is {m}", "It is {m}", "{m}", "Here: {m}", "{x}: {m}"))
-    said = phrases.capital(reply.format(x=what, m=MASK_RUN))
+    said = capital(reply.format(x=what, m=MASK_RUN))
     return Asked(ask.format(x=what), said if rng.random() < 0.8 or not who else _named(who), tuple(who))
 
 
 def _named(who: Sequence[str]) -> str:
-    return f"{phrases.capital(phrases.the(who))}: {MASK_RUN}"
+    return f"{capital(phrases.the(who))}: {MASK_RUN}"
 
 
 def marked_alone(rng: np.random.Generator, seen: Sequence[Seen]) -> Asked:
@@ -245,9 +250,9 @@ def about_moment(rng: np.random.Generator, seen: Sequence[Seen], now: Sequence[H
         )
     if rng.random() < 0.7:
         parts = [f"the {_n(p.kind)}: {_box(p.box)}" for p in sounding]
-        return Asked("Who makes the sound, and where exactly?", phrases.capital(". ".join(parts)) if parts else "Nobody")
+        return Asked("Who makes the sound, and where exactly?", capital(". ".join(parts)) if parts else "Nobody")
     mute = [p for p in seen if p not in sounding]
-    return Asked("Who is silent?", phrases.capital(_list(mute)) if mute else "Nobody")
+    return Asked("Who is silent?", capital(_list(mute)) if mute else "Nobody")
 
 
 def about_track(rng: np.random.Generator, seen: Sequence[Seen], heard: Sequence[Heard]) -> Asked:
@@ -277,7 +282,7 @@ def about_track(rng: np.random.Generator, seen: Sequence[Seen], heard: Sequence[
         return _mark(rng, what, [p.kind for p in who])
     if not who:
         return Asked(f"Where is {what}?", "There is none")
-    return Asked(f"Where is {what}?", phrases.capital(". ".join(f"the {_n(p.kind)}: {_box(p.box)}" for p in who)))
+    return Asked(f"Where is {what}?", capital(". ".join(f"the {_n(p.kind)}: {_box(p.box)}" for p in who)))
 
 
 SHARES = {"still": 1, "mark": 1, "sound": 2, "video": 1, "both": 3, "moment": 2, "track": 2}  # sort → how often

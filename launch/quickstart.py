@@ -84,8 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         sys.stdout.write(
             "\nThe model is crab-mini (docs/mini.md says how it was trained, and what it can and cannot do). What one\n"
-            "can guess without it, on the page, was measured on the larger test sets of that document, and the table of\n"
-            "LoRA heads is that of docs/ablation.md.\n"
+            "can guess without it, on the page, was measured on the larger test sets of that document; the ablation\n"
+            "is that of docs/ablation.md.\n"
         )
     sys.stdout.write(
         f"  clips    {out / 'world'}\n"

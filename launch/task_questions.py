@@ -55,7 +55,9 @@ def conclusions(rng: np.random.Generator) -> Iterator[Lesson]:
         for q in ask(rng, concerts.concert(Casting(rng, False), order), 3):
             row = _row(q)
             asked = spec.prompt(row).rpartition(">\n")[2]  # without its media
-            yield Lesson("conclusion", asked, spec.target(row), nothing, nothing, None, nobody, nobody, (), {}, q.noticed)
+            yield Lesson(
+                "conclusion", asked, spec.target(row), nothing, nothing, None, nobody, nobody, (), {}, q.noticed
+            )
 
 
 class Tasks:

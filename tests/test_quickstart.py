@@ -15,7 +15,6 @@ from crab_jax.tokens import Tokenizer
 from data_pipelines.world import build
 from launch import quickstart
 
-
 asked: list[list[str]] = []  # what `crab eval` was given
 
 

@@ -107,8 +107,7 @@ def _look(f: _Facts) -> str:
 def _when(f: _Facts, *performers: Performer) -> str:
     templates = ("the {name} sounds {times}.", "the {name} is heard {times}.", "I hear the {name} {times}.")
     return " ".join(
-        f.notice(templates, name=_name(p.kind), times=phrases.times(p.heard))
-        for p in dict.fromkeys(performers)
+        f.notice(templates, name=_name(p.kind), times=phrases.times(p.heard)) for p in dict.fromkeys(performers)
     )
 
 
@@ -267,11 +266,7 @@ def _always(f: _Facts) -> Found:
     p = f.one(q for q in f.seen if (_length(q) == f.seconds) == want)
     if p is None:
         return None
-    why = (
-        _when(f, p)
-        if p.heard
-        else f.notice(("the {x} makes no sound.", "I never hear the {x}."), x=_name(p.kind))
-    )
+    why = _when(f, p) if p.heard else f.notice(("the {x} makes no sound.", "I never hear the {x}."), x=_name(p.kind))
     return f"Is the {_name(p.kind)} in the video always playing?", _yes(_length(p) == f.seconds), (p.kind,), why
 
 

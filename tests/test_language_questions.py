@@ -1,0 +1,144 @@
+"""What the language model of crab-mini is asked besides the nine tasks."""
+
+import itertools
+import re
+
+import jax
+import numpy as np
+import pytest
+from language_pools import CAT, CELLO, DRUM, pool
+
+from crab_jax.tokens import MASK_RUN
+from data_pipelines.world import phrases
+from data_pipelines.world.casting import reserved_pair
+from data_pipelines.world.kinds import KINDS
+from data_pipelines.world.stage import Performer
+from launch import language_media as lm
+from launch import language_questions as lq
+from launch.language_media import Heard, Pools, Seen
+from launch.part_scenes import NAMES
+from launch.pretrain_parts import codes
+
+PICTURE = (Seen(CAT, (0, 10, 50, 90)), Seen(DRUM, (100, 20, 180, 200)))
+VIDEO = (Seen(CAT, spans=((0, 4),)), Seen(DRUM, spans=((2, 10),)))
+SOUND = (Heard(DRUM, ((1, 3), (5, 9)), 0.1), Heard(CELLO, ((2, 10),), 0.2))
+
+
+def asked(about, *facts, count=300):
+    """Question → the different things that are asked and answered."""
+    rng = np.random.default_rng(0)
+    return {(a.question, a.answer, a.marked) for a in (about(rng, *facts) for _ in range(count))}
+
+
+def test_answers_about_a_picture():
+    found = dict(pair[:2] for pair in asked(lq.about_still, PICTURE))
+    assert found["Where exactly is the drum?"].endswith(
+        "top left corner is (100,20) and coordinate of bottom right corner is (180,200)"
+    )
+    assert found["What stands next to the cat, to its right?"] == "A drum"
+    assert found["What stands next to the drum, to its left?"] == "A cat"
+    assert found["How many are there?"] == "Two: a cat and a drum"
+    assert found["Is there a cat?"] == "Yes"
+    assert "No" in found.values()
+    assert found["What is between (0,10) and (50,90)?"] == "A cat"
+
+
+def test_answers_about_a_sound():
+    found = dict(pair[:2] for pair in asked(lq.about_sound, SOUND))
+    assert found["When is the drum heard?"] == "From 1 to 3 and from 5 to 9 seconds"
+    assert found["What is heard from 2 to 3 seconds?"] == "A drum and a cello"
+    assert found["What is heard from 0 to 1 seconds?"] == "Nothing"
+    assert found["What is heard from 4 to 5 seconds?"] == "A cello"
+    assert found["What is loudest?"] == "The cello"
+    assert found["What begins first?"] == "The drum, after 1 seconds"
+    longer = [answer for question, answer in found.items() if question.startswith("What sounds longer")]
+    assert longer
+    assert all(answer.endswith(": the cello") for answer in longer)
+
+
+def test_answers_about_a_video_and_its_sound():
+    found = dict(pair[:2] for pair in asked(lq.about_both, VIDEO, SOUND))
+    together = found["Who is seen and heard at the same time, and when?"]
+    assert together == (
+        "The drum is seen from 2 to 10 seconds and heard from 1 to 3 and from 5 to 9 seconds: "
+        "from 2 to 3 and from 5 to 9 seconds"
+    )
+    assert found["What is heard, but never seen?"] == "A cello"
+    assert found["Who is seen, but never heard?"] == "A cat"
+    alone = dict(pair[:2] for pair in asked(lq.about_video, VIDEO))
+    assert alone["What is seen from 5 to 6 seconds?"] == "A drum"
+    assert alone["When is the cat seen?"] == "From 0 to 4 seconds"
+
+
+@pytest.mark.parametrize(
+    ("about", "facts", "who"),
+    [
+        (lq.about_moment, (PICTURE, SOUND[:1]), {"what makes the sound": (DRUM,), "who sounds": (DRUM,)}),
+        (lq.about_moment, (PICTURE, SOUND[1:]), {"all that sound": ()}),
+        (
+            lq.about_track,
+            (PICTURE, SOUND),
+            {"the silent one": (CAT,), "the only one that sounds": (DRUM,), "the silent drum": ()},
+        ),
+        (
+            lq.about_track,
+            (PICTURE, (Heard(CAT, ((4, 6),), 0.1), Heard(DRUM, ((0, 3),), 0.05))),
+            {"the loudest": (CAT,), "the first one that sounds": (DRUM,), "all that sound": (CAT, DRUM)},
+        ),
+        (
+            lq.marked_alone,
+            (PICTURE,),
+            {"the rightmost one": (DRUM,), "the one just left of the drum": (CAT,), "the cat": (CAT,)},
+        ),
+    ],
+)
+def test_who_is_marked(about, facts, who):
+    found = {}
+    for question, answer, marked in asked(about, *facts, count=800):
+        assert (marked is not None) == (MASK_RUN in answer), (question, answer)
+        if marked is not None:
+            what = re.sub(r"^(Please mark|Mark|Show me) | in the picture\.$|\.$", "", question)
+            found.setdefault(what, set()).add(marked)
+    assert {what: found.get(what) for what in who} == {what: {marked} for what, marked in who.items()}
+
+
+def test_choices_of_everybody_occur():
+    for count, seconds in ((1, 10), (2, 10), (3, 10), (4, 16)):
+        there = lm.turns(np.random.default_rng(count), count, seconds)
+        assert there.shape == (seconds, count)
+        assert len({tuple(row) for row in there.tolist()}) == 2**count
+
+
+def test_no_question_brings_together_what_is_kept_for_testing():
+    """Pictures and sounds are rendered apart, but put together as the training split would."""
+    pairs = [(a, b) for a in NAMES for b in NAMES if a < b]
+    apart, together = (next(p for p in pairs if reserved_pair(*p) == wanted) for wanted in (True, False))
+    names = {kind for pair in (apart, together) for kind in pair}
+    boxes = [(Seen(kind, (0, 0, 9, 9), performer=Performer(kind, 0.5)),) for kind in names]
+    sounds = [tuple(Heard(kind, (), 0.1) for kind in pair) for pair in (apart, together)]
+    one, two = lm.turns(np.random.default_rng(0), 1, 10), lm.turns(np.random.default_rng(0), 2, 10)
+
+    found = set()
+    made = lq.questions(
+        np.random.default_rng(0),
+        Pools(
+            pool(boxes, 1),
+            pool(boxes, 10, there=[one] * len(boxes)),
+            pool(sounds, 10, there=[two] * 2),
+            *(pool([], 1) for _ in range(3)),
+        ),
+    )
+    for lesson in itertools.islice(made, 400):
+        if len(lesson.seen) and len(lesson.heard):
+            (here,) = boxes[int(lesson.seen[0, 0, 0]) // len(lesson.seen)]
+            numbers = lesson.heard[:, 0, 0].astype(int)
+            others = {h.kind for n in numbers for h, on in zip(sounds[n // 10], two[n % 10]) if on}
+            assert not any(reserved_pair(here.kind, h) for h in others if h != here.kind)
+            found.add(here.kind in others)
+    assert found == {True, False}, "mostly somebody who sounds, sometimes somebody else"
+
+
+def test_everything_has_a_name_to_be_asked_for():
+    nouns = [phrases.noun(kind) for kind in NAMES]
+    assert len(set(nouns)) == len(KINDS)
+    assert jax.numpy.unique(codes(16).round(3), axis=0).shape[0] == len(KINDS)

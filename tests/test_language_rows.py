@@ -1,0 +1,120 @@
+"""Rows of lessons: what is known of every picture, window and answer."""
+
+import itertools
+import re
+
+import numpy as np
+from language_pools import CAT, CELLO, DRUM, POOLS, drawn, shown
+
+from crab_jax.tokens import MASK_RUN, Tokenizer
+from launch import language_rows as lr
+from launch.part_scenes import NAMES
+
+
+def test_rows_hold_what_their_questions_are_about():
+    tokenizer = Tokenizer.tiny()
+    rows = drawn(1, rows=3, tasks=0.7)
+    ids, filled = tokenizer.token_ids, []
+    for batch, given in itertools.islice(rows, 12):
+        filled.append((batch.segment > 0).mean())
+        assert given.seen.shape == (3, lr.LAYOUT.frames * 4, 160)
+        for row in range(3):
+            for tokens, slots in ((given.seen[row, :, 0], ids.visual), (given.heard[row, :, 0], (ids.audio,))):
+                wanted = np.isin(batch.tokens[row], slots).sum()
+                assert (tokens[:wanted] > 0).all(), "every placeholder gets something"
+                assert (tokens[wanted:] == 0).all(), "and nothing is left over"
+            assert (given.marked[row].sum(-1) > 0).sum() <= (batch.mask_segment[row] > 0).sum()
+            masks = np.isin(batch.tokens[row], ids.masks).sum()
+            assert masks == 6 * (batch.mask_segment[row] > 0).sum()
+    assert np.mean(filled) > 0.8
+
+
+def test_every_picture_and_window_has_its_moment_and_facts():
+    tokenizer = Tokenizer.tiny()
+    rows, kinds = drawn(3, rows=4, tasks=0.9), len(NAMES)
+    ids, compared = tokenizer.token_ids, 0
+    for batch, given in itertools.islice(rows, 6):
+        for row in range(4):
+            items, earlier = given.moment[row] >= 0, np.zeros(kinds)
+            placed = np.isin(batch.tokens[row], (*ids.visual, ids.audio))
+            assert 4 * items.sum() == placed.sum()
+            assert placed[given.last[row, items]].all(), "the last token is one of them"
+            told = {"videos": given.seen[row], "sounds": given.heard[row]}
+            for at, moment, facts in zip(given.last[row, items], given.moment[row, items], given.facts[row, items]):
+                sense = "sounds" if batch.tokens[row, at] == ids.audio else "videos"
+                slots = (ids.audio,) if sense == "sounds" else ids.visual
+                number = np.isin(batch.tokens[row, : at + 1], slots).sum() - 1
+                pool = POOLS.sounds if sense == "sounds" else POOLS.videos
+                first = pool.tokens.min()
+                if not first <= told[sense][number, 0] <= pool.tokens.max():
+                    continue  # a picture of its own, or a concert
+                (there,) = shown(told[sense][number].reshape(1, 1, -1), sense)
+                assert {NAMES[k] for k in np.flatnonzero(facts[:kinds])} == there
+                before = earlier * (moment > 0)
+                np.testing.assert_array_equal(facts[kinds : 2 * kinds], facts[:kinds] * (1 - before))
+                np.testing.assert_array_equal(facts[2 * kinds :], before * (1 - facts[:kinds]))
+                earlier, compared = facts[:kinds], compared + 1
+    assert compared > 100
+
+
+def test_what_all_moments_so_far_say():
+    cat, drum, cello = (NAMES.index(kind) for kind in (CAT, DRUM, CELLO))
+    there = np.zeros((5, len(NAMES)), bool)
+    there[1:3, drum] = there[2:5, cat] = there[4, cello] = True
+    ever, first, last, longest, loudest = np.split(lr._stories(there, {DRUM: 0.2, CAT: 0.1, CELLO: 0.4}), 5, axis=1)
+    told = [[set(np.flatnonzero(row)) for row in part] for part in (ever, first, last, longest, loudest)]
+    assert told[0] == [set(), {drum}, {drum, cat}, {drum, cat}, {drum, cat, cello}]
+    assert told[1] == [set(), {drum}, {drum}, {drum}, {drum}]
+    assert told[2] == [set(), {drum}, {cat}, {cat}, {cello}]
+    assert told[3] == [set(), {drum}, {drum}, {drum, cat}, {cat}]
+    assert told[4] == [set(), {drum}, {drum}, {drum}, {cello}]
+    assert lr._stories(there[:0], {}).shape == (0, 5 * len(NAMES))
+    assert not np.split(lr._stories(there, {}), 5, axis=1)[4].any(), "nothing is known of the loudness of pictures"
+
+
+def test_who_stands_where():
+    shown = np.zeros(len(NAMES), bool)
+    shown[[NAMES.index(CAT), NAMES.index(DRUM)]] = True
+    one, other = 1 + NAMES.index(CAT), 1 + NAMES.index(DRUM)
+    assert lr._places((DRUM, CELLO, DRUM, CAT), shown) == [other, other, one, 0, 0]
+    for batch, given in itertools.islice(drawn(6, rows=2, tasks=0.8), 4):
+        ids = Tokenizer.tiny().token_ids
+        for row in range(2):
+            pictures = np.isin(batch.tokens[row, given.last[row]], ids.visual) & (given.moment[row] >= 0)
+            np.testing.assert_array_equal(given.places[row].min(-1) >= 0, pictures)
+            there = given.facts[row][:, : len(NAMES)]
+            for facts, places in zip(there[pictures], given.places[row, pictures]):
+                assert {*places[places > 0] - 1} == set(np.flatnonzero(facts))
+
+
+def test_numbers_of_answers():
+    corners = "Its coordinate of top left corner is ({},{}) and coordinate of bottom right corner is ({},{})"
+    assert lr._numbers(f"The drum: {corners.format(0, 9, 223, 224)}") == [0, 1, 27, 27, -1, -1]
+    assert lr._numbers("and the time range is <range> 2,10 </range>.") == [-1, -1, -1, -1, 2, 10]
+    assert lr._numbers(f"{corners.format(1, 2, 3, 4)}. {corners.format(5, 6, 7, 8)}") == [-1] * 6, "which of them?"
+    asked, rng = {"arig": 0, "ave": 0}, drawn(4, rows=2, tasks=1.0)
+    for batch, given in itertools.islice(rng, 8):
+        said, told = batch.labels >= 0, given.numbers.max(-1) >= 0
+        assert not (told & ~said).any(), "nothing is asked of places that predict nothing"
+        asked["arig"] += (given.numbers[..., 0] >= 0).sum()
+        asked["ave"] += (given.numbers[..., 4] >= 0).sum()
+    assert all(asked.values())
+
+
+def test_what_an_answer_turns_on_counts_most():
+    tokenizer = Tokenizer.tiny()
+    answer = "I hear a cello from 3 to 60 seconds. So the answer is <answer> two </answer>."
+    pieces, weights = tokenizer.tokenize(f"{answer}</s>"), lr._weights(tokenizer, answer)
+    assert len(weights) == len(tokenizer.encode_target(answer)) == len(pieces)
+    by = {value: "".join(p for p, w in zip(pieces, weights) if w == value).replace("\u2581", " ") for value in (2, 8)}
+    assert by[8].strip() == "two"
+    assert re.sub("[^a-z0-9]", "", by[2]) == "cello360"
+    for name in sorted(lr.CALLED):
+        named = f"It is {name}, <event> {name} </event>"
+        told = "".join(p for p, w in zip(tokenizer.tokenize(f"{named}</s>"), lr._weights(tokenizer, named)) if w == 2)
+        assert told.replace("\u2581", "").startswith(name.replace(" ", "")), "as it is called, brackets and all"
+    masked = f"The cello is {MASK_RUN}."
+    assert len(lr._weights(tokenizer, masked)) == len(tokenizer.encode_target(masked))
+    assert set(lr._weights(tokenizer, MASK_RUN)) == {1.0}, "a text that begins with a tag has no mark in front"
+    for batch, given in itertools.islice(drawn(7, rows=2, tasks=0.9), 4):
+        np.testing.assert_array_equal(given.weights > 0, batch.labels >= 0)
