@@ -177,7 +177,7 @@ def test_conclusions_follow_from_what_was_noticed():
             told = re.findall("the ([a-z ]+?)(?:,| and| cannot)", left.partition("So the")[0].lower())
             assert not any(name in lesson.given[1] for name in told), "who is silent is not heard"
         if pair := re.search("Are there (\\w+) and (\\w+) inst", lesson.prompt):
-            both = all(re.search(rf"\\b{nouns[name]}\\b", given) for name in pair.groups())
+            both = all(re.search(rf"\b{nouns[name]}\b", given) for name in pair.groups())
             assert (answer == "yes") == both == ("Both are" in left), lesson
         if pair := re.search("Is the (\\w+) playing longer than the (\\w+)", lesson.prompt):
             assert (answer == "yes") == (f"The {pair[1]} plays longer than the {pair[2]}." in left)
