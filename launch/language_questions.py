@@ -38,6 +38,7 @@ class Lesson:
         on_stage: kinds of those who are in some picture, from left to right.
         loudness: kind of those who are in some window → how loud.
         given: parts of the answer that nobody can know who has no more than the question; they are not to be learned.
+        concluded: parts of the answer that follow from others.
     """
 
     sort: str
@@ -51,6 +52,7 @@ class Lesson:
     on_stage: tuple[str, ...]
     loudness: Mapping[str, float]
     given: tuple[str, ...] = ()
+    concluded: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

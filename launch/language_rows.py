@@ -162,7 +162,7 @@ class Rows:
             for example, lesson in zip(examples[r], row, strict=True):
                 said = slice(start + len(example.prompt) - 1, start + len(example.prompt) + len(example.target) - 1)
                 given.numbers[r, said] = _numbers(lesson.target)
-                given.weights[r, said] = _weights(self._tokenizer, lesson.target, lesson.given)
+                given.weights[r, said] = _weights(self._tokenizer, lesson)
                 there = np.concatenate([lesson.in_sight.any(0), lesson.audible.any(0)])
                 given.cast[r, said] = there if len(lesson.seen) or len(lesson.heard) else -1
                 start += len(example.prompt) + len(example.target)
@@ -217,17 +217,27 @@ def _places(on_stage: Sequence[str], shown: np.ndarray) -> list[int]:
     return here + [0] * (PLACES - len(here))
 
 
-def _weights(tokenizer: Tokenizer, answer: str, given: Sequence[str] = ()) -> list[float]:
-    """How much each token of an answer and of its end counts, see `WEIGHTS`; nothing where it is given."""
+def _weights(tokenizer: Tokenizer, lesson: Lesson) -> list[float]:
+    """How much each token of an answer and of its end counts, see `WEIGHTS`.
+
+    Of what is concluded, that which counts more than other words counts as much as the answer, and so does how it
+    begins; what is given counts nothing.
+    """
+    answer, most = lesson.target, WEIGHTS[-1][1]
     pieces = tokenizer.tokenize(answer + TargetSuffix.FINETUNE.value)
     weight = np.ones(sum(map(len, pieces)))
     shift = len(weight) - len(answer + TargetSuffix.FINETUNE.value)  # a word begins with a mark, unless it is a tag
     for pattern, value in WEIGHTS:
         for found in pattern.finditer(answer):
             weight[found.start() + shift : found.end() + shift] = value
-    for part in given:
+    for part in lesson.concluded:
         at = answer.index(part) + shift
-        weight[at : at + len(part)] = 0.0
+        here = weight[at : at + len(part)]
+        here[here > 1] = most
+        here[: len(part.split()[0])] = most
+    for part in lesson.given:
+        at = answer.index(part) + shift
+        weight[max(at - 1, 0) : at + len(part)] = 0.0  # with the mark in front of its first word
     ends = np.cumsum([len(piece) for piece in pieces])
     return [float(weight[end - len(piece) : end].max()) for piece, end in zip(pieces, ends, strict=True)]
 

@@ -173,14 +173,15 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
 
     def line(sums: np.ndarray) -> str:
         t = Told(*sums)
+        items = max(t.items, 1)
         return (
             f"text {t.nll / t.count:.4f} weighted {t.weighted / t.weights:.4f} "
             f"answers right {t.decided / max(t.decides, 1):.3f} "
             f"code {t.off / max(t.masks, 1):.4f} marked right {t.right / max(t.alone, 1):.3f} "
-            f"clock {t.clock / t.items:.3f} moments right {t.knows / t.items:.3f} "
+            f"clock {t.clock / items:.3f} moments right {t.knows / items:.3f} "
             f"numbers {t.missed / max(t.places, 1):.3f} steps off {t.misses / max(t.places, 1):.2f} "
             f"cast {t.sure / t.count:.3f} in their place {t.found / max(t.stand, 1):.3f} "
-            f"stories {t.known / t.items / STORIES:.3f}"
+            f"stories {t.known / items / STORIES:.3f}"
         )
 
     started, recent = time.monotonic(), 0.0

@@ -55,9 +55,8 @@ def conclusions(rng: np.random.Generator) -> Iterator[Lesson]:
         for q in ask(rng, concerts.concert(Casting(rng, False), order), 3):
             row = _row(q)
             asked = spec.prompt(row).rpartition(">\n")[2]  # without its media
-            yield Lesson(
-                "conclusion", asked, spec.target(row), nothing, nothing, None, nobody, nobody, (), {}, q.noticed
-            )
+            blind = (nothing, nothing, None, nobody, nobody, (), {})
+            yield Lesson("conclusion", asked, spec.target(row), *blind, given=q.noticed, concluded=q.concluded)
 
 
 class Tasks:
@@ -204,7 +203,8 @@ class Tasks:
                 return None
             scene, windows = played
         for q in ask(self._rng, scene, 1):
-            return self._lesson(task, _row(q), pictures, windows, scene.performers, STEP)
+            lesson = self._lesson(task, _row(q), pictures, windows, scene.performers, STEP)
+            return dataclasses.replace(lesson, concluded=q.concluded)
         return None
 
     def _band(self) -> tuple[Scene, np.ndarray]:

@@ -8,6 +8,8 @@ from language_pools import CAT, CELLO, DRUM, POOLS, drawn, shown
 
 from crab_jax.tokens import MASK_RUN, Tokenizer
 from launch import language_rows as lr
+from launch import task_questions as tq
+from launch.language_questions import Lesson
 from launch.part_scenes import NAMES
 
 
@@ -101,20 +103,42 @@ def test_numbers_of_answers():
     assert all(asked.values())
 
 
+def says(answer, given=(), concluded=()):
+    nobody, nothing = np.zeros((0, len(NAMES)), bool), np.zeros((0, 4, 160))
+    return Lesson("", "", answer, nothing, nothing, None, nobody, nobody, (), {}, given, concluded)
+
+
+def test_what_is_concluded_counts_as_much_as_the_answer():
+    tokenizer = Tokenizer.tiny()
+    noticed, follows = "I hear a cello and a flute.", "The drum is not among them."
+    answer = f"{noticed} {follows} So the answer is <answer> no </answer>."
+    pieces, weights = tokenizer.tokenize(f"{answer}</s>"), lr._weights(tokenizer, says(answer, (noticed,), (follows,)))
+    by = {value: [p for p, w in zip(pieces, weights) if w == value] for value in (0, 1, 8)}
+    assert "".join(by[0]).replace("\u2581", " ").strip() == noticed
+    assert "".join(by[8]).replace("\u2581", " ").split() == ["The", "drum", "not", "no"]
+    assert len(by[0]) + len(by[1]) + len(by[8]) == len(pieces)
+    for lesson in itertools.islice((x for x in tq.tasks(np.random.default_rng(0), POOLS) if x.sort == "avqa"), 30):
+        assert not lesson.given
+        assert all(part in lesson.target for part in lesson.concluded)
+        counted = {w for w in lr._weights(tokenizer, lesson)}
+        assert 0 not in counted, "where there are media, everything is to be learned"
+
+
 def test_what_an_answer_turns_on_counts_most():
     tokenizer = Tokenizer.tiny()
     answer = "I hear a cello from 3 to 60 seconds. So the answer is <answer> two </answer>."
-    pieces, weights = tokenizer.tokenize(f"{answer}</s>"), lr._weights(tokenizer, answer)
+    pieces, weights = tokenizer.tokenize(f"{answer}</s>"), lr._weights(tokenizer, says(answer))
     assert len(weights) == len(tokenizer.encode_target(answer)) == len(pieces)
     by = {value: "".join(p for p, w in zip(pieces, weights) if w == value).replace("\u2581", " ") for value in (2, 8)}
     assert by[8].strip() == "two"
     assert re.sub("[^a-z0-9]", "", by[2]) == "cello360"
     for name in sorted(lr.CALLED):
         named = f"It is {name}, <event> {name} </event>"
-        told = "".join(p for p, w in zip(tokenizer.tokenize(f"{named}</s>"), lr._weights(tokenizer, named)) if w == 2)
+        weights = lr._weights(tokenizer, says(named))
+        told = "".join(p for p, w in zip(tokenizer.tokenize(f"{named}</s>"), weights) if w == 2)
         assert told.replace("\u2581", "").startswith(name.replace(" ", "")), "as it is called, brackets and all"
     masked = f"The cello is {MASK_RUN}."
-    assert len(lr._weights(tokenizer, masked)) == len(tokenizer.encode_target(masked))
-    assert set(lr._weights(tokenizer, MASK_RUN)) == {1.0}, "a text that begins with a tag has no mark in front"
+    assert len(lr._weights(tokenizer, says(masked))) == len(tokenizer.encode_target(masked))
+    assert set(lr._weights(tokenizer, says(MASK_RUN))) == {1.0}, "a text that begins with a tag has no mark in front"
     for batch, given in itertools.islice(drawn(7, rows=2, tasks=0.9), 4):
         np.testing.assert_array_equal(given.weights > 0, batch.labels >= 0)

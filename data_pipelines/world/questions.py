@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -22,7 +23,8 @@ class Question:
         template: which of the makers below it comes from.
         slots: kinds that it names.
         reasoning: what leads to the answer.
-        noticed: parts of it that can only be seen or heard; the others follow from these.
+        noticed: sentences of it that tell what can only be seen or heard.
+        concluded: the others, which follow from these.
     """
 
     type: tuple[str, str]
@@ -32,6 +34,7 @@ class Question:
     slots: tuple[str, ...]
     reasoning: str
     noticed: tuple[str, ...]
+    concluded: tuple[str, ...]
 
 
 class _Facts:
@@ -441,4 +444,7 @@ def ask(rng: np.random.Generator, scene: Scene, count: int) -> Iterator[Question
             if found is not None and asked < count:
                 text, answer, slots, reasoning = found
                 asked += 1
-                yield Question(kind, maker.__name__.strip("_"), text, answer, slots, reasoning, tuple(facts.noticed))
+                noticed, template = tuple(facts.noticed), maker.__name__.strip("_")
+                rest = functools.reduce(lambda said, part: said.replace(part, "\n"), noticed, reasoning)
+                concluded = tuple(filter(None, map(str.strip, rest.split("\n"))))
+                yield Question(kind, template, text, answer, slots, reasoning, noticed, concluded)
