@@ -209,8 +209,8 @@ def main(argv: list[str] | None = None) -> None:
     add(
         "--words",
         type=float,
-        default=0.15,
-        help="share of the lessons that have no pictures and sounds, only what follows from them (default 0.15); "
+        default=0.25,
+        help="share of the lessons that have no pictures and sounds, only what follows from them (default 0.25); "
         "with 1, nothing is rendered and --parts is not needed",
     )
     add("--stills", type=int, default=3000, help="scenes with two pictures each (default 3000)")

@@ -67,12 +67,17 @@ stage() { # NAME CORES
   return "$code"
 }
 
-language() { # reads what eye, ear and projectors say; an interrupt starts it over
-  [ -f "$RUNS/language.safetensors" ] && return
-  python -m launch.pretrain_language --parts "$RUNS" --out "$RUNS/language.unfinished.safetensors" \
-    --stills "$(times 6000 60)" --videos "$(times 1600 60)" --sounds "$(times 2000 60)" --music "$(times 1600 60)" \
-    --concerts "$(times 700 20)" --steps "$(times 6000)" --seed "$((3 + LATER))" ${FROM:+--start "$FROM"} > "$RUNS/language.log" 2>&1 &&
-    mv "$RUNS/language.unfinished.safetensors" "$RUNS/language.safetensors"
+speech() { # NAME START STEPS SEED OPTIONS…; an interrupt starts it over
+  [ -f "$RUNS/$1.safetensors" ] && return
+  python -m launch.pretrain_language --out "$RUNS/$1.unfinished.safetensors" ${2:+--start "$2"} \
+    --steps "$(times "$3")" --seed "$(($4 + LATER))" "${@:5}" > "$RUNS/$1.log" 2>&1 &&
+    mv "$RUNS/$1.unfinished.safetensors" "$RUNS/$1.safetensors"
+}
+
+language() { # first to conclude, from words alone; then with what eye, ear and projectors say
+  speech words "$FROM" 1500 4 --words 1 &&
+    speech language "$RUNS/words.safetensors" 6000 3 --parts "$RUNS" --stills "$(times 6000 60)" \
+      --videos "$(times 1600 60)" --sounds "$(times 2000 60)" --music "$(times 1600 60)" --concerts "$(times 700 20)"
 }
 
 alone() { # CORE COMMAND…: two programs that each use every core get in each other's way
