@@ -36,7 +36,7 @@ NUMBERS = (
 # What an answer turns on counts more than how it is worded, which is often left to chance. The last that fits holds.
 CALLED = {name for kind in KINDS.values() for name in (kind.name, *kind.names.values(), phrases.noun(kind.name))}
 WEIGHTS = (
-    (re.compile(r"\b(\d+|not|left|right|middle)\b"), 2.0),
+    (re.compile(r"\b\d+\b"), 2.0),
     (re.compile(rf"\b({'|'.join(map(re.escape, sorted(CALLED, key=len, reverse=True)))})(?!\w)"), 2.0),
     (re.compile(r"(?<=<answer> ).*?(?= </answer>)"), 8.0),
 )
@@ -220,8 +220,8 @@ def _places(on_stage: Sequence[str], shown: np.ndarray) -> list[int]:
 def _weights(tokenizer: Tokenizer, lesson: Lesson) -> list[float]:
     """How much each token of an answer and of its end counts, see `WEIGHTS`.
 
-    Of what is concluded, that which counts more than other words counts as much as the answer, and so does how it
-    begins; what is given counts nothing.
+    What is concluded counts as much as the answer, and all of it: were it only the `not` in `is not among them`, to say
+    it would cost nothing. What is given counts nothing.
     """
     answer, most = lesson.target, WEIGHTS[-1][1]
     pieces = tokenizer.tokenize(answer + TargetSuffix.FINETUNE.value)
@@ -232,9 +232,7 @@ def _weights(tokenizer: Tokenizer, lesson: Lesson) -> list[float]:
             weight[found.start() + shift : found.end() + shift] = value
     for part in lesson.concluded:
         at = answer.index(part) + shift
-        here = weight[at : at + len(part)]
-        here[here > 1] = most
-        here[: len(part.split()[0])] = most
+        weight[at : at + len(part)] = most
     for part in lesson.given:
         at = answer.index(part) + shift
         weight[max(at - 1, 0) : at + len(part)] = 0.0  # with the mark in front of its first word
