@@ -49,11 +49,11 @@ STAGES = {
         },
     ),
     "finetune_avs": dict(
-        start=(*_BEFORE, "finetune"), train=(_DRAWS,), steps=150, rate=2e-4, rows=2, heads=("binary",),
+        start=(*_BEFORE, "finetune"), train=(_DRAWS,), steps=300, rate=2e-4, rows=2, heads=("binary",),
         layout=dict(tokens=512, frames=5, windows=14, patch_rows=6, masks=5), shares={"s4": 2, "ms3": 2, "ref-avs": 1},
     ),
     "finetune_avss": dict(
-        start=(*_BEFORE, "finetune"), train=(_DRAWS,), steps=150, rate=2e-4, rows=2, heads=("semantic",),
+        start=(*_BEFORE, "finetune"), train=(_DRAWS,), steps=300, rate=2e-4, rows=2, heads=("semantic",),
         layout=dict(tokens=512, frames=5, windows=5, patch_rows=6, masks=5), shares={"avss": 1},
     ),
 }  # fmt: skip

@@ -76,7 +76,7 @@ speech() { # NAME START STEPS SEED OPTIONS…; an interrupt starts it over
 
 language() { # first to conclude, from words alone; then with what eye, ear and projectors say
   speech words "$FROM" 1500 4 --words 1 &&
-    speech language "$RUNS/words.safetensors" 6000 3 --parts "$RUNS" --stills "$(times 12000 60)" \
+    speech language "$RUNS/words.safetensors" 6300 3 --parts "$RUNS" --stills "$(times 12000 60)" \
       --videos "$(times 3200 60)" --sounds "$(times 4000 60)" --music "$(times 3200 60)" --concerts "$(times 1400 20)"
 }
 
