@@ -137,6 +137,10 @@ def test_what_an_answer_turns_on_counts_most():
         weights = lr._weights(tokenizer, says(named))
         told = "".join(p for p, w in zip(tokenizer.tokenize(f"{named}</s>"), weights) if w == 2)
         assert told.replace("\u2581", "").startswith(name.replace(" ", "")), "as it is called, brackets and all"
+    placed = "The performance takes place on a meadow. So the answer is <answer> outdoor </answer>."
+    weights = lr._weights(tokenizer, says(placed))
+    told = "".join(p for p, w in zip(tokenizer.tokenize(f"{placed}</s>"), weights) if w == 8)
+    assert told.replace("\u2581", " ").split() == ["on", "a", "meadow", "outdoor"]
     masked = f"The cello is {MASK_RUN}."
     assert len(lr._weights(tokenizer, says(masked))) == len(tokenizer.encode_target(masked))
     assert set(lr._weights(tokenizer, says(MASK_RUN))) == {1.0}, "a text that begins with a tag has no mark in front"
