@@ -13,6 +13,7 @@ from crab_jax.checkpoint import CheckpointError
 from crab_jax.convert.runs import save_whole
 from crab_jax.model import abstract
 from crab_jax.tokens import Tokenizer
+from launch.ablation import VARIANTS
 
 LARGEST = 20_000_000  # bytes of a model that a repository can hold
 
@@ -95,3 +96,14 @@ def test_the_model_that_ships_is_whole_and_small():
     assert (c.llama.lora.heads, c.mask_decoder.mask_tokens, len(c.clip.taps)) == (3, 6, 3)
     assert 5e6 <= sum(x.size for x in loaded.params.values()) <= 10e6
     assert Tokenizer.load(loaded.tokenizer, base_vocabulary=None).size == c.llama.vocab_size
+
+
+def test_what_the_page_shows_comes_along():
+    """Guesses and the ablation, in the form that `crab eval` takes."""
+    folder = assets.weights_folder("mini")
+    guesses, ablation = (json.loads((folder / f"{name}.json").read_text()) for name in ("baselines", "ablation"))
+    assert guesses
+    assert set(ablation) == {v.name for v in VARIANTS}
+    seeds = {len(scores) for numbers in ablation.values() for scores in numbers.values()}
+    assert min(seeds) >= 3, "spreads need several seeds"
+    assert len({tuple(sorted(numbers)) for numbers in ablation.values()}) == 1, "the same numbers of all variants"
