@@ -9,8 +9,8 @@
 #   --scale  so many times as many optimizer steps, scenes and clips (default 1; 0.02 tries everything in some minutes)
 #   --seed   of the world (default 11)
 #   --jobs   processes that render and build (default 2)
-#   --from   go on from these weights (crab_jax/assets/mini/params/base.safetensors) with other scenes: eye and mask
-#            decoder are taken as they are, all other parts learn on, then the stages
+#   --from   go on from these weights (crab_jax/assets/mini/params/base.safetensors) with other scenes: the eye is
+#            taken as it is, all other parts learn on, then the stages
 #   --round  with --from: which round this is (default 1); each has scenes of its own, and a --runs of its own
 #   --ship   the folder for the weights (default RUNS/weights); what the repository has lies in crab_jax/assets/mini
 set -euo pipefail
@@ -127,7 +127,7 @@ crab data build pretrain-image pretrain-seg pretrain-audio avqa ave avvp arig s4
 
 both "part vl_projector 36000 9000 6000 2 --rows 48 --encoder $RUNS/eye.safetensors" \
   "part al_projector 9000 9000 6000 2 --rows 32 --rate 1e-3 --encoder $RUNS/ear.safetensors"
-both "part decoder 12000 5000 0 2 --rows 8 --encoder $RUNS/eye.safetensors" language
+both "part decoder 12000 5000 1700 2 --rows 8 --encoder $RUNS/eye.safetensors" language
 for name in visual_pretrain audio_pretrain seg_pretrain finetune; do
   say "stage $name"
   stage "$name" 2
