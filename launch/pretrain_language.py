@@ -21,18 +21,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from configs import mini
 from crab_jax.backbones.llama import Llama
@@ -145,15 +141,6 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
         looked_up = told.clock / per.items + told.missed / per.places + 0.1 * told.unsure / per.count
         return told.weighted / per.weights + args.marking * told.off / per.masks + args.clock * looked_up, told
 
-    cores = math.gcd(args.rows, jax.device_count())
-    mesh = Mesh(jax.devices()[:cores], ("row",))
-
-    def dealt(rows: Any) -> Any:
-        """[B …] → [B/cores cores …]: at every turn one row for every core."""
-        return jax.device_put(
-            jax.tree.map(lambda x: x.reshape(-1, cores, *x.shape[1:]), rows), NamedSharding(mesh, P(None, "row"))
-        )
-
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state, batch, given):
         """Row by row: what four rows leave for the way back does not fit into the cache of a core."""
@@ -164,11 +151,10 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
             return jax.tree.map(jnp.add, total, (grads, told)), None
 
         nothing = (jax.tree.map(jnp.zeros_like, params), Told(*[jnp.float32(0)] * len(Told._fields)))
-        (grads, told), _ = jax.lax.scan(add, nothing, (batch, given))
+        (grads, told), _ = jax.lax.scan(add, nothing, jax.tree.map(lambda x: x[:, None], (batch, given)))
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, told
 
-    params, state = jax.device_put((params, state), NamedSharding(mesh, P()))
     judge = jax.jit(tell)
 
     def line(sums: np.ndarray) -> str:
@@ -186,7 +172,7 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
 
     started, recent = time.monotonic(), 0.0
     for n in range(1, args.steps + 1):
-        params, state, told = step(params, state, *dealt(next(rows)))
+        params, state, told = step(params, state, *next(rows))
         recent = recent + np.asarray(told)
         if n % args.log_every == 0 or n == args.steps:
             held = sum(np.asarray(judge(params, *batch)) for batch in unseen)

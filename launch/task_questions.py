@@ -46,7 +46,7 @@ def _row(q: Question) -> Row:
 def conclusions(rng: np.random.Generator) -> Iterator[Lesson]:
     """Endless questions about concerts, with what was noticed in these in the answer: only to conclude is left.
 
-    They are those of MUSIC-AVQA without their media, and cost a third of them.
+    They are those of MUSIC-AVQA without their media, and about half as long.
     """
     spec, nothing = TASKS["avqa"], np.zeros((0, 0, 0), np.float16)
     nobody = np.zeros((0, len(NAMES)), bool)
