@@ -361,3 +361,13 @@ def test_wrong_arguments(inputs, tmp_path, capsys, more, message):
 def test_missing_folders(inputs, tmp_path, capsys):
     assert cli.main(["eval", "--shards", str(inputs / "shards"), "--out", str(tmp_path)]) == 2
     assert "expected --weights DIR" in capsys.readouterr().err
+
+
+def test_an_ablation_comes_onto_the_page(inputs, canned, capsys, tmp_path):
+    file = tmp_path / "ablation.json"
+    file.write_text("{")
+    assert evaluate(inputs, tmp_path / "out", "--task", "avqa", "--ablation", str(file)) == 2
+    assert "expected what launch.ablation wrote" in capsys.readouterr().err
+    file.write_text('{"heads-1": {"avqa/test, accuracy": [0.5]}}')
+    assert evaluate(inputs, tmp_path / "out", "--task", "avqa", "--ablation", str(file)) == 0
+    assert '<section id="ablation"' in (tmp_path / "out" / "report.html").read_text()
