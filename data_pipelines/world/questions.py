@@ -46,6 +46,8 @@ class _Facts:
         self.hidden = [p for p in scene.performers if not p.seen]
         self.heard = [p for p in scene.performers if p.heard]
         self.heard_kinds = list(dict.fromkeys(p.kind for p in self.heard))
+        loudness = {p.kind: p.loudness for p in self.heard}
+        self.loudest_first = sorted(self.heard_kinds, key=lambda kind: -loudness[kind])
         self.seen_kinds = list(dict.fromkeys(p.kind for p in self.seen))
         present = {p.kind for p in scene.performers}
         self.absent = [name for name in names_in("avqa") if name not in present]
@@ -92,8 +94,7 @@ def _yes(value: bool) -> str:
 
 def _listen(f: _Facts) -> str:
     """The loudest first: who is louder than whom follows from the order."""
-    loudness = {p.kind: p.loudness for p in f.heard}
-    f.noticed.append(phrases.heard(f.rng, sorted(f.heard_kinds, key=lambda kind: -loudness[kind])))
+    f.noticed.append(phrases.heard(f.rng, f.loudest_first))
     return f.noticed[-1]
 
 
@@ -114,11 +115,20 @@ def _when(f: _Facts, *performers: Performer) -> str:
     )
 
 
+def _one_by_one(kinds: Sequence[str], others: Sequence[str], sense: str) -> str:
+    """Of each of them whether it is among the others: this can be looked up, how many have nobody there cannot."""
+    return " ".join(f"The {phrases.noun(k)} {'can' if k in others else 'cannot'} be {sense}." for k in kinds)
+
+
 def _together(f: _Facts) -> str:
-    """What is seen, what is heard, and which sounds come from nobody who is seen."""
-    unseen = [p.kind for p in f.hidden]
-    apart = f"{phrases.the(unseen)} cannot be seen." if unseen else "all that sounds can be seen."
-    return f"{_look(f)} {_listen(f)} {phrases.capital(apart)}"
+    """What is seen, what is heard, and which of the sounds come from somebody who is seen."""
+    noticed = f"{_look(f)} {_listen(f)}"
+    return f"{noticed} {_one_by_one(f.loudest_first, f.seen_kinds, 'seen')}".strip()
+
+
+def _on_stage(f: _Facts) -> str:
+    """What is seen, what is heard, and who of those on the stage is heard."""
+    return f"{_look(f)} {_listen(f)} {_one_by_one([p.kind for p in f.seen], f.heard_kinds, 'heard')}".strip()
 
 
 def _fair(f: _Facts, wanted: list[str], other: list[str]) -> str | None:
@@ -175,6 +185,11 @@ def _stands(f: _Facts, p: Performer) -> str:
     return f"The {phrases.noun(p.kind)} is {phrases.ON[side] if side else 'in between'}."
 
 
+def _asked(side: str) -> str:
+    """What a side is compared with stands beside it."""
+    return f"Asked about is the {side} one."
+
+
 def _next_to(side: str, beside: Performer, p: Performer) -> str:
     return f"To the {side} of the {phrases.noun(beside.kind)} is the {phrases.noun(p.kind)}."
 
@@ -189,9 +204,13 @@ def _louder(f: _Facts) -> Found:
         return None
     p, q = pair
     loud, soft = (p, q) if p.loudness > q.loudness else (q, p)
-    templates = ("the {x} is louder than the {y}.", "the {x} sounds louder than the {y}.")
-    why = phrases.say(f.rng, templates, x=_name(loud.kind), y=_name(soft.kind))
     text = f"Is the {_name(p.kind)} louder than the {_name(q.kind)}?"
+    # Down the list, until somebody is asked about.
+    louder = f.loudest_first[: f.loudest_first.index(loud.kind)]
+    steps = [f"The {phrases.noun(kind)} is not one of the two." for kind in louder]
+    templates = ("the {x} is louder than the {y}.", "the {x} sounds louder than the {y}.")
+    last = phrases.say(f.rng, templates, x=_name(loud.kind), y=_name(soft.kind))
+    why = " ".join((*steps, f"The {phrases.noun(loud.kind)} is one of the two.", last))
     return text, _yes(loud is p), (p.kind, q.kind), f"{_listen(f)} {why}"
 
 
@@ -222,21 +241,24 @@ def _are_both_seen(f: _Facts) -> Found:
         pair.reverse()
     text = f"Are there {_name(pair[0])} and {_name(pair[1])} instruments in the video?"
     missing = [kind for kind in pair if kind not in f.seen_kinds]
-    why = _among(missing[0], f.seen_kinds) if missing else "Both are among them."
+    why = " ".join(_among(kind, f.seen_kinds) for kind in pair)
     return text, _yes(not missing), tuple(pair), f"{_look(f)} {why}"
 
 
 def _how_many_seen(f: _Facts) -> Found:
     text = "How many types of musical instruments appeared in the entire video?"
-    return text, phrases.NUMBERS[len(f.seen_kinds)], (), f"{_look(f)} Different ones: {phrases.the(f.seen_kinds)}."
+    kinds = [p.kind for p in f.seen]
+    steps = (f"The {phrases.noun(k)} is {'no' if k in kinds[:n] else 'a'} new kind." for n, k in enumerate(kinds))
+    return text, phrases.NUMBERS[len(f.seen_kinds)], (), f"{_look(f)} {' '.join(steps)}".strip()
 
 
 def _how_many_of(f: _Facts) -> Found:
     twice = [k for k in f.seen_kinds if sum(p.kind == k for p in f.seen) > 1]
     kind = f.one(twice) if twice and f.coin() else f.one((*f.seen_kinds, f.one(f.absent) or f.seen_kinds[0]))
     count = sum(p.kind == kind for p in f.seen)
-    why = f"Among them: {phrases.things([kind] * count)}." if count else _among(kind, f.seen_kinds)
-    return f"How many {_name(kind)}s are in the entire video?", phrases.NUMBERS[count], (kind,), f"{_look(f)} {why}"
+    why = " ".join(f"The {phrases.noun(p.kind)} is {'one' if p.kind == kind else 'not one'}." for p in f.seen)
+    text = f"How many {_name(kind)}s are in the entire video?"
+    return text, phrases.NUMBERS[count], (kind,), f"{_look(f)} {why}".strip()
 
 
 def _where_is_it(f: _Facts) -> Found:
@@ -292,15 +314,13 @@ def _how_many_sounding(f: _Facts) -> Found:
         f.rng,
         ("How many instruments are sounding in the video?", "How many of the instruments in the video are sounding?"),
     )
-    why = f"{phrases.the(playing)} on the stage can be heard." if playing else "nobody on the stage can be heard."
-    return text, phrases.NUMBERS[len(playing)], (), f"{_look(f)} {_listen(f)} {phrases.capital(why)}"
+    return text, phrases.NUMBERS[len(playing)], (), _on_stage(f)
 
 
 def _how_many_silent(f: _Facts) -> Found:
     silent = [p.kind for p in f.seen if not p.heard]
     text = "How many instruments in the video did not sound from beginning to end?"
-    why = f"{phrases.the(silent)} cannot be heard." if silent else "all that can be seen can be heard."
-    return text, phrases.NUMBERS[len(silent)], (), f"{_look(f)} {_listen(f)} {phrases.capital(why)}"
+    return text, phrases.NUMBERS[len(silent)], (), _on_stage(f)
 
 
 def _first(f: _Facts) -> Performer | None:
@@ -346,7 +366,7 @@ def _first_from(f: _Facts) -> Found:
     side = f.side(p)
     asked = side if f.coin() and side in ("left", "right") else "left" if side != "left" else "right"
     text = f"Is the first sound coming from the {asked} instrument?"
-    return text, _yes(side == asked), (), f"{_when(f, p)} {_look(f)} {_stands(f, p)}"
+    return text, _yes(side == asked), (), f"{_when(f, p)} {_look(f)} {_stands(f, p)} {_asked(asked)}"
 
 
 def _ends(f: _Facts) -> tuple[Performer, Performer] | None:
@@ -364,7 +384,7 @@ def _louder_side(f: _Facts) -> Found:
     loud = p if p.loudness > q.loudness else q
     why = f.notice(("the {x} is the louder one.", "louder is the {x}."), x=_name(loud.kind))
     text = f"Is the instrument on the {here} louder than the instrument on the {there}?"
-    return text, _yes(loud is p), (), f"{_look(f)} {why} {_stands(f, loud)}"
+    return text, _yes(loud is p), (), f"{_look(f)} {why} {_stands(f, loud)} {_asked(here)}"
 
 
 def _longer_side(f: _Facts) -> Found:
@@ -372,7 +392,7 @@ def _longer_side(f: _Facts) -> Found:
         return None
     (p, q), (here, there) = ends, [f.side(e) for e in ends]
     text = f"Is the instrument on the {here} playing longer than the instrument on the {there}?"
-    why = f"{_plays_longer(p, q)} {_stands(f, max(p, q, key=_length))}"
+    why = f"{_plays_longer(p, q)} {_stands(f, max(p, q, key=_length))} {_asked(here)}"
     return text, _yes(_length(p) > _length(q)), (), f"{_look(f)} {_when(f, p, q)} {why}"
 
 
