@@ -295,20 +295,22 @@ def moved(key: jax.Array, pictures: jax.Array, cells: jax.Array, most: int) -> t
 
 
 def varied(key: jax.Array, windows: jax.Array, loud: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Windows that nobody rendered: moved in time, softer or louder, and every third one mixed with its neighbour.
+    """Windows that nobody rendered: moved in time, softer or louder, and most of them mixed with their neighbour.
 
-    Sounds add up in energy, so two windows can be mixed after the logarithm; phases are taken to be independent.
+    One may be twenty times as loud as the other, because in a concert it may be ten times: what is missed there are the
+    soft ones. Sounds add up in energy, so two windows can be mixed after the logarithm; phases are taken to be
+    independent.
     """
     shift, gain, mixed = jax.random.split(key, 3)
     scale = 2 * STD  # of the normalisation, see `data_pipelines.fbank`
     windows = jnp.roll(windows.astype(jnp.float32), jax.random.randint(shift, (), 0, windows.shape[1]), axis=1)
-    amplitude = jnp.exp(jax.random.uniform(gain, (len(windows),), minval=-0.5, maxval=0.5))
+    amplitude = jnp.exp(jax.random.uniform(gain, (len(windows),), minval=-0.8, maxval=0.8))
     windows = windows + (2 * jnp.log(amplitude) / scale)[:, None, None]
     loud = loud * amplitude[:, None]
     other, others = jnp.roll(windows, 1, axis=0), jnp.roll(loud, 1, axis=0)
     few = ((loud > 0) | (others > 0)).sum(-1) <= 4
     kept_apart = ((loud > 0) @ RESERVED * (others > 0)).any(-1)  # a pair that is kept for testing
-    mix = few & ~kept_apart & (jax.random.uniform(mixed, (len(windows),)) < 1 / 3)
+    mix = few & ~kept_apart & (jax.random.uniform(mixed, (len(windows),)) < 2 / 3)
     both = jnp.logaddexp(windows * scale, other * scale) / scale
     return jnp.where(mix[:, None, None], both, windows), jnp.where(mix[:, None], jnp.hypot(loud, others), loud)
 
