@@ -45,12 +45,15 @@ STEPS_OF = tuple(count for pattern, _, count in NUMBERS for _ in range(pattern.g
 LAYOUT = Layout(tokens=400, frames=22, windows=22, patch_rows=1, masks=5)
 
 
-def lessons(rng: np.random.Generator, pools: Pools | None, *, of_tasks: float, of_words: float) -> Iterator[Lesson]:
+def lessons(
+    rng: np.random.Generator, pools: Pools | None, *, of_tasks: float, of_words: float, among: float = 0.0,
+    comparing: float = 0.0,
+) -> Iterator[Lesson]:  # fmt: skip
     """Endless; such a share of them are `conclusions`, and of those about media such a share are of the nine tasks.
 
-    Without pools all of them are conclusions.
+    Without pools all of them are conclusions. `among` and `comparing` are theirs.
     """
-    words = conclusions(rng)
+    words = conclusions(rng, among, comparing)
     if pools is None:
         yield from words
         return

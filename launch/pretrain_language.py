@@ -21,14 +21,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from configs import mini
 from crab_jax.backbones.llama import Llama
@@ -125,7 +129,9 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
 
     def drawn(split: str, share: float, number: int) -> Iterator:
         pools = pools_of(config, args, split, share) if args.words < 1 else None
-        some = lessons(np.random.default_rng((args.seed, number)), pools, of_tasks=args.tasks, of_words=args.words)
+        rng = np.random.default_rng((args.seed, number))
+        shares = dict(of_tasks=args.tasks, of_words=args.words, among=args.among, comparing=args.comparing)
+        some = lessons(rng, pools, **shares)
         return iter(Rows(some, tokenizer=tokenizer, rows=args.rows, queries=queries, width=width))
 
     others, rows = drawn("val", 0.04, 2), drawn("train", 1.0, 1)
@@ -141,6 +147,15 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
         looked_up = told.clock / per.items + told.missed / per.places + 0.1 * told.unsure / per.count
         return told.weighted / per.weights + args.marking * told.off / per.masks + args.clock * looked_up, told
 
+    cores = math.gcd(args.rows, jax.device_count())
+    mesh = Mesh(jax.devices()[:cores], ("row",))
+
+    def dealt(rows: Any) -> Any:
+        """[B …] → [B/cores cores …]: at every turn one row for every core."""
+        return jax.device_put(
+            jax.tree.map(lambda x: x.reshape(-1, cores, *x.shape[1:]), rows), NamedSharding(mesh, P(None, "row"))
+        )
+
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state, batch, given):
         """Row by row: what four rows leave for the way back does not fit into the cache of a core."""
@@ -151,10 +166,11 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
             return jax.tree.map(jnp.add, total, (grads, told)), None
 
         nothing = (jax.tree.map(jnp.zeros_like, params), Told(*[jnp.float32(0)] * len(Told._fields)))
-        (grads, told), _ = jax.lax.scan(add, nothing, jax.tree.map(lambda x: x[:, None], (batch, given)))
+        (grads, told), _ = jax.lax.scan(add, nothing, (batch, given))
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, told
 
+    params, state = jax.device_put((params, state), NamedSharding(mesh, P()))
     judge = jax.jit(tell)
 
     def line(sums: np.ndarray) -> str:
@@ -172,7 +188,7 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
 
     started, recent = time.monotonic(), 0.0
     for n in range(1, args.steps + 1):
-        params, state, told = step(params, state, *next(rows))
+        params, state, told = step(params, state, *dealt(next(rows)))
         recent = recent + np.asarray(told)
         if n % args.log_every == 0 or n == args.steps:
             held = sum(np.asarray(judge(params, *batch)) for batch in unseen)
@@ -199,6 +215,8 @@ def main(argv: list[str] | None = None) -> None:
         help="share of the lessons that have no pictures and sounds, only what follows from them (default 0.25); "
         "with 1, nothing is rendered and --parts is not needed",
     )
+    add("--among", type=float, default=0.1, help="share of those that look a name up in a list (default 0.1)")
+    add("--comparing", type=float, default=0.4, help="share of those that compare two lists or places (default 0.4)")
     add("--stills", type=int, default=3000, help="scenes with two pictures each (default 3000)")
     add("--videos", type=int, default=1200, help="of ten pictures (default 1200)")
     add("--sounds", type=int, default=3000, help="of sixteen seconds (default 3000)")
@@ -219,6 +237,8 @@ def main(argv: list[str] | None = None) -> None:
     add("--log-every", type=int, default=100)
     add("--save-every", type=int, default=500)
     args = parser.parse_args(argv)
+    if min(args.among, args.comparing) < 0 or args.among + args.comparing > 1:
+        parser.error(f"--among {args.among} --comparing {args.comparing}: expected shares, at most 1 together")
     if args.parts is None and args.words < 1:
         parser.error("--parts DIR: expected the eye, the ear and both projectors, unless --words 1 has only words")
     config = build(CrabConfig, mini.get_config().model.to_dict(), where="configs/mini.py")

@@ -21,7 +21,7 @@ from data_pipelines.world.casting import Casting, names_in, reserved_pair, timed
 from data_pipelines.world.expressions import NULL_SHARE, UNSEEN
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.orders import Order
-from data_pipelines.world.questions import Question, ask
+from data_pipelines.world.questions import MAKERS, Question, ask
 from data_pipelines.world.stage import Performer, Scene
 from launch.language_media import Pools, Seen, calendar
 from launch.language_questions import Lesson
@@ -32,6 +32,11 @@ AGAIN = 0.75  # of the concerts are played again: others of those on the stage p
 ELSEWHERE = 0.5  # of these are played by those of a single picture
 STEP = concerts.SECONDS // concerts.STEPS
 CLEARLY = 1.4  # so many times as loud as the next one is what "the loudest" needs
+AMONG = ("sound_exists", "is_seen", "are_both_seen")  # whether somebody is on a list
+COMPARING = (  # two lists, or places on one
+    "how_many_sounding", "how_many_silent", "voice_over", "from_the_video", "how_many_seen", "how_many_of", "louder",
+    "louder_side", "longer", "longer_side", "where_first", "where_loudest", "first_from", "beside", "beside_the_first",
+)  # fmt: skip
 # Task → how often. Who of those in a picture makes a sound is learned soonest, what an expression refers to latest.
 SHARES = {
     "avqa": 12, "ave": 3, "avvp": 3, "avcap": 1.5, "arig": 4, "s4": 0.5, "ms3": 1, "avss": 0.5, "ref-avs": 5,
@@ -43,16 +48,25 @@ def _row(q: Question) -> Row:
     return Row(question=q.text, answer=q.answer, label_text=said)
 
 
-def conclusions(rng: np.random.Generator) -> Iterator[Lesson]:
+def conclusions(rng: np.random.Generator, among: float = 0.0, comparing: float = 0.0) -> Iterator[Lesson]:
     """Endless questions about concerts, with what was noticed in these in the answer: only to conclude is left.
 
-    They are those of MUSIC-AVQA without their media, and about half as long.
+    They are those of MUSIC-AVQA without their media, and about half as long. `among` and `comparing`: of such shares
+    of the concerts only the questions of `AMONG` and of `COMPARING` are taken, which are learned late.
     """
+    everything = sum(map(len, MAKERS.values()))
     spec, nothing = TASKS["avqa"], np.zeros((0, 0, 0), np.float16)
     nobody = np.zeros((0, len(NAMES)), bool)
     while True:
         order = Order(pathlib.Path(), "language conclusions", "train", 0, 0, (32, 32), 1)
-        for q in ask(rng, concerts.concert(Casting(rng, False), order), 3):
+        concert = concerts.concert(Casting(rng, False), order)
+        chosen = (AMONG, COMPARING, None)[int(rng.choice(3, p=(among, comparing, 1 - among - comparing)))]
+        if chosen:
+            there = [q for q in ask(rng, concert, everything) if q.template in chosen]
+            asked_for = [there[k] for k in rng.permutation(len(there))[:3].tolist()]
+        else:
+            asked_for = list(ask(rng, concert, 3))
+        for q in asked_for:
             row = _row(q)
             asked = spec.prompt(row).rpartition(">\n")[2]  # without its media
             blind = (nothing, nothing, None, nobody, nobody, (), {})

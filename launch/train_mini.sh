@@ -74,10 +74,15 @@ speech() { # NAME START STEPS SEED OPTIONS…; an interrupt starts it over
     mv "$RUNS/$1.unfinished.safetensors" "$RUNS/$1.safetensors"
 }
 
-language() { # first to conclude, from words alone; then with what eye, ear and projectors say
-  speech words "$FROM" 1500 4 --words 1 &&
-    speech language "$RUNS/words.safetensors" 6300 3 --parts "$RUNS" --stills "$(times 12000 60)" \
-      --videos "$(times 3200 60)" --sounds "$(times 4000 60)" --music "$(times 3200 60)" --concerts "$(times 1400 20)"
+conclusions() { # from words alone: first whether somebody is on a list, which is found late, then all the others
+  speech among "$FROM" 900 5 --words 1 --among 0.85 --comparing 0 &&
+    speech words "$RUNS/among.safetensors" 2000 4 --words 1 --among 0.15 --comparing 0.6
+}
+
+language() { # then with what eye, ear and projectors say, on two cores
+  XLA_FLAGS=--xla_force_host_platform_device_count=2 speech language "$RUNS/words.safetensors" 14000 3 \
+    --parts "$RUNS" --jobs "$JOBS" --stills "$(times 12000 60)" --videos "$(times 3200 60)" \
+    --sounds "$(times 4000 60)" --music "$(times 3200 60)" --concerts "$(times 1400 20)"
 }
 
 alone() { # CORE COMMAND…: two programs that each use every core get in each other's way
@@ -106,7 +111,7 @@ BEGINNING=${BEGINNING:-from nothing}
   echo "train_mini: $RUNS was begun $(cat "$RUNS/beginning"), not $BEGINNING; choose another --runs" >&2
   exit 2
 }
-both "part eye 30000 6000 0 1" "part ear 15000 8000 6000 1"
+both "part eye 30000 6000 0 1" "part ear 15000 8000 6500 1"
 
 say "rendering"
 # What of the test splits is rendered with a share of the training split.
@@ -120,14 +125,16 @@ world 250 0.32 ave avvp
 world 200 0.375 avcap
 world 150 0.3334 avss
 world 200 0.3 ref-avs
-world 120 0.3334 avqa
+world 300 0.1334 avqa
 say "building shards"
 crab data build pretrain-image pretrain-seg pretrain-audio avqa ave avvp arig s4 ms3 avss ref-avs avcap \
   --root "$RUNS/world" --out "$RUNS/shards" --size 112 --jobs "$JOBS"
 
 both "part vl_projector 36000 9000 6000 2 --rows 48 --encoder $RUNS/eye.safetensors" \
   "part al_projector 9000 9000 6000 2 --rows 32 --rate 1e-3 --encoder $RUNS/ear.safetensors"
-both "part decoder 12000 5000 1700 2 --rows 8 --encoder $RUNS/eye.safetensors" language
+both "part decoder 12000 5000 1700 2 --rows 8 --encoder $RUNS/eye.safetensors" conclusions
+say language
+language
 for name in visual_pretrain audio_pretrain seg_pretrain finetune; do
   say "stage $name"
   stage "$name" 2

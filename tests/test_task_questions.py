@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections import Counter
 
 import numpy as np
 from language_pools import POOLS, shown
@@ -167,23 +168,45 @@ def test_conclusions_follow_from_what_was_noticed():
         if lesson.prompt.endswith("heard but not seen?"):
             assert (answer == "yes") == ("cannot be seen." in left), lesson
             asked.add(answer)
-        if lesson.prompt.endswith("sounding in the video?"):
-            heard = 0 if "Nobody" in left else len(re.findall("the ", left.partition(" on the stage")[0].lower()))
-            assert phrases.NUMBERS[heard] == answer, lesson
+        told = re.findall(r"The ([a-z ]+?) (can|cannot) be (seen|heard)\.", left)
+        if told:  # one by one in the order of the list, each looked up in the other one
+            listed, other = reversed(lesson.given) if told[0][2] == "seen" else lesson.given
+            assert [name for name, _, _ in told] == re.findall(rf"\b({'|'.join(nouns.values())})\b", listed), lesson
+            assert all((can == "can") == bool(re.search(rf"\b{name}\b", other)) for name, can, _ in told), lesson
+        if re.search("sounding in the video|the instruments in the video are sounding", lesson.prompt):
+            assert phrases.NUMBERS[sum(can == "can" for _, can, _ in told)] == answer, lesson
             asked.add(answer)
         if "sound from beginning to end" in lesson.prompt:
-            silent = 0 if "All that" in left else len(re.findall("the ", left.partition(" cannot be")[0].lower()))
-            assert phrases.NUMBERS[silent] == answer, lesson
-            told = re.findall("the ([a-z ]+?)(?:,| and| cannot)", left.partition("So the")[0].lower())
-            assert not any(name in lesson.given[1] for name in told), "who is silent is not heard"
+            assert phrases.NUMBERS[sum(can == "cannot" for _, can, _ in told)] == answer, lesson
         if pair := re.search("Are there (\\w+) and (\\w+) inst", lesson.prompt):
-            both = all(re.search(rf"\b{nouns[name]}\b", given) for name in pair.groups())
-            assert (answer == "yes") == both == ("Both are" in left), lesson
+            there = [bool(re.search(rf"\b{nouns[name]}\b", given)) for name in pair.groups()]
+            assert (answer == "yes") == all(there), lesson
+            assert [said == "is" for said in re.findall("is(?: not)?(?= among)", left)] == there, lesson
         if pair := re.search("Is the (\\w+) playing longer than the (\\w+)", lesson.prompt):
             assert (answer == "yes") == (f"The {pair[1]} plays longer than the {pair[2]}." in left)
         if pair := re.search("Is the (\\w+) louder than the (\\w+)", lesson.prompt):
             first, second = (given.find(nouns[name]) for name in pair.groups())
             assert (answer == "yes") == (first < second), "the loudest comes first"
+            assert (answer == "yes") == bool(re.search(f"The {pair[1]} (is|sounds) louder than the {pair[2]}", left))
+            told = re.findall(r"The ([a-z ]+?) is (not )?one of the two", left)
+            listed = re.findall(rf"\b({'|'.join(nouns.values())})\b", given)
+            assert [name for name, _ in told] == listed[: len(told)], "down the list"
+            assert [not no for _, no in told] == [False] * (len(told) - 1) + [True]
+            assert {told[-1][0]} == {nouns[name] for name in pair.groups()} & {name for name, _ in told}
+        if told := re.findall(r"The ([a-z ]+?) is (one|not one|a new kind|no new kind)\.", left):
+            listed = re.findall(rf"\b({'|'.join(nouns.values())})\b", given)
+            assert [name for name, _ in told] == listed, "along the list"
+            if "How many types" in lesson.prompt:
+                assert [said == "a new kind" for _, said in told] == [n not in listed[:k] for k, n in enumerate(listed)]
+            else:
+                asked_for = nouns[re.search(r"How many (\w+)s are", lesson.prompt)[1]]
+                assert [said == "one" for _, said in told] == [name == asked_for for name in listed], lesson
+            assert phrases.NUMBERS[sum(said in ("one", "a new kind") for _, said in told)] == answer, lesson
+            asked.add(told[0][1])
+        if asked_about := re.search("Asked about is the (\\w+) one", left):
+            assert re.search(r"(?:from|on) the (left|right)", lesson.prompt)[1] == asked_about[1]
+            assert (answer == "yes") == (f"is on the {asked_about[1]}." in left), lesson
+            asked.add("side")
         if re.search("question: (Is there|Does) an? ", lesson.prompt) and not re.search(
             "outside|not seen", lesson.prompt
         ):
@@ -191,4 +214,25 @@ def test_conclusions_follow_from_what_was_noticed():
             assert (answer == "no") == ("not among" in left)
         if "instrument of the" in lesson.prompt:
             assert f"is the {nouns[answer]}. So the" in left
-    assert {"yes", "no", "one", "two"} <= asked
+    assert {"yes", "no", "one", "two", "side", "a new kind"} <= asked
+
+
+def test_some_conclusions_are_about_lists_alone():
+    """Whether somebody is on one, and what two of them have in common; no answer is nearly always right."""
+
+    def drawn(**shares):
+        return [*itertools.islice(tq.conclusions(np.random.default_rng(0), **shares), 300)]
+
+    def answers(lessons):
+        return Counter(TASKS["avqa"].parse(lesson.target).answer for lesson in lessons)
+
+    def about(lessons):
+        return sum(bool(re.search("mong them", lesson.target)) for lesson in lessons) / len(lessons)
+
+    among, comparing, usual = drawn(among=1.0), drawn(comparing=1.0), drawn()
+    assert (about(among), about(comparing)) == (1, 0)
+    assert about(usual) < 0.3
+    assert 0.35 < about(drawn(among=0.5)) < 0.8
+    assert max(answers(among).values()) < 200
+    assert {"yes", "no", "zero", "one", "two", "left", "right"} <= set(answers(comparing))
+    assert max(answers(comparing).values()) < 120

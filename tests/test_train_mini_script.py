@@ -75,15 +75,20 @@ def test_from_nothing(script, understood, tmp_path):
     code, complaint, asked = script()
     assert code == 0, complaint
     parts, runs = understood(asked), tmp_path / "runs"
-    assert {*parts} == {"eye", "ear", "vl_projector", "al_projector", "decoder", "words", "language"}
+    assert {*parts} == {"eye", "ear", "vl_projector", "al_projector", "decoder", "among", "words", "language"}
     assert parts["language"].start == runs / "words.safetensors"
-    assert (parts["words"].words, parts["words"].parts) == (1, None), "it needs nothing that is trained before"
+    assert parts["words"].start == runs / "among.safetensors"
+    for name in ("among", "words"):
+        assert (parts[name].words, parts[name].parts) == (1, None), "it needs nothing that is trained before"
+    assert parts["among"].among > parts["words"].among > parts["language"].among > 0
     assert 0 < parts["language"].words < 1
-    assert all(args.start is None for name, args in parts.items() if name != "language")
-    assert all(args.steps >= 5000 for name, args in parts.items() if name != "words")
+    assert all(args.start is None for name, args in parts.items() if name not in ("words", "language"))
+    assert all(args.steps >= 5000 for name, args in parts.items() if name not in ("among", "words"))
     by_seed = {args.seed: {p for p in parts if parts[p].seed == args.seed} for args in parts.values()}
     # A projector must not learn on what its encoder has learned on.
-    assert by_seed == {1: {"eye", "ear"}, 2: {"vl_projector", "al_projector", "decoder"}, 3: {"language"}, 4: {"words"}}
+    assert by_seed == {
+        1: {"eye", "ear"}, 2: {"vl_projector", "al_projector", "decoder"}, 3: {"language"}, 4: {"words"}, 5: {"among"},
+    }  # fmt: skip
     encoders = {"vl_projector": "eye", "decoder": "eye", "al_projector": "ear"}
     assert {part: parts[part].encoder for part in encoders} == {
         part: runs / f"{name}.safetensors" for part, name in encoders.items()
@@ -108,8 +113,8 @@ def test_a_later_round(script, understood, tmp_path):
     code, complaint, asked = script("--from", before, "--round", 2)
     assert code == 0, complaint
     parts, whole = understood(asked), understood(script(runs=tmp_path / "whole")[2])
-    assert all(args.start == before for name, args in parts.items() if name != "language")
-    assert parts["language"].start == tmp_path / "runs" / "words.safetensors"
+    assert all(args.start == before for name, args in parts.items() if name not in ("words", "language"))
+    assert parts["words"].start == tmp_path / "runs" / "among.safetensors"
     assert [part for part, args in parts.items() if not args.steps] == ["eye"]
     assert all(args.seed == whole[part].seed + 20 for part, args in parts.items())
     assert parts["ear"].steps < whole["ear"].steps
