@@ -121,15 +121,20 @@ class Rows:
         return example, lesson
 
     def __iter__(self) -> Iterator[tuple[Batch, Given]]:
+        for batch, given, _ in self.packed():
+            yield batch, given
+
+    def packed(self) -> Iterator[tuple[Batch, Given, list[list[tuple[Example, Lesson]]]]]:
+        """Batches, what belongs to them, and what they were packed from, row by row."""
         ids, sizes = self._tokenizer.token_ids, dataclasses.asdict(self._sizes)
         while True:
             rows = [list(self._row()) for _ in range(self._rows)]
             batch = pack([[example for example, _ in row] for row in rows], layout=LAYOUT, ids=ids, **sizes)
-            yield batch, self.given(batch, rows)
+            yield batch, self.given(batch, rows), rows
 
     def given(self, batch: Batch, rows: Sequence[Sequence[tuple[Example, Lesson]]]) -> Given:
         """What belongs to a batch of packed lessons."""
-        examples = [[example for example, _ in row] for row in rows]
+        answers = [[*answers_of(row)] for row in rows]
         rows = [[lesson for _, lesson in row] for row in rows]
         ids, items = self._tokenizer.token_ids, LAYOUT.frames + LAYOUT.windows
         given = Given(
@@ -162,14 +167,11 @@ class Rows:
                     placed = [_places(x.on_stage, shown) for x in row for shown in x.in_sight]
                     given.places[r, here] = np.reshape(placed, (-1, PLACES))
                 filled += len(at)
-            start = 0
-            for example, lesson in zip(examples[r], row, strict=True):
-                said = slice(start + len(example.prompt) - 1, start + len(example.prompt) + len(example.target) - 1)
+            for said, lesson in answers[r]:
                 given.numbers[r, said] = _numbers(lesson.target)
                 given.weights[r, said] = _weights(self._tokenizer, lesson)
                 there = np.concatenate([lesson.in_sight.any(0), lesson.audible.any(0)])
                 given.cast[r, said] = there if len(lesson.seen) or len(lesson.heard) else -1
-                start += len(example.prompt) + len(example.target)
         return given
 
     def _row(self) -> Iterator[tuple[Example, Lesson]]:
@@ -193,6 +195,15 @@ class Rows:
             joined = np.concatenate(some)
             out[: len(joined)] = joined
         return out.reshape(-1, self._width)
+
+
+def answers_of(row: Sequence[tuple[Example, Lesson]]) -> Iterator[tuple[slice, Lesson]]:
+    """The places of a row that predict the answer of each of its lessons, and its end."""
+    start = 0
+    for example, lesson in row:
+        first = start + len(example.prompt)
+        start = first + len(example.target)
+        yield slice(first - 1, start - 1), lesson
 
 
 def _facts(there: np.ndarray) -> np.ndarray:

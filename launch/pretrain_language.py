@@ -103,7 +103,7 @@ def pools_of(config: CrabConfig, args: argparse.Namespace, split: str, share: fl
     )
 
 
-def _earlier(path: pathlib.Path, wanted: dict[str, jax.Array]) -> dict:
+def earlier(path: pathlib.Path, wanted: dict[str, jax.Array]) -> dict:
     """The language model of an earlier file, without LoRA."""
     found = {
         p: x for p, x in handed_on(newest_checkpoint(path)).items() if p.startswith("llama/") and "/lora_" not in p
@@ -122,7 +122,7 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
         jax.random.key(args.seed), zeros, method=lambda m, t: m.logits(m(m.embed(t), t, Segments(t))[0])
     )["params"]}  # fmt: skip
     if args.start:
-        model = _earlier(args.start, flatten(model))
+        model = earlier(args.start, flatten(model))
     params = {"model": model, "heads": blank_heads(config.llama.hidden_size)}
 
     queries, width = config.vl_projector.num_queries, config.vl_projector.out_features

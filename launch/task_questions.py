@@ -70,7 +70,8 @@ def conclusions(rng: np.random.Generator, among: float = 0.0, comparing: float =
             row = _row(q)
             asked = spec.prompt(row).rpartition(">\n")[2]  # without its media
             blind = (nothing, nothing, None, nobody, nobody, (), {})
-            yield Lesson("conclusion", asked, spec.target(row), *blind, given=q.noticed, concluded=q.concluded)
+            sort = f"conclusion {q.template}"
+            yield Lesson(sort, asked, spec.target(row), *blind, given=q.noticed, concluded=q.concluded)
 
 
 class Tasks:
