@@ -158,7 +158,7 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state, batch, given):
-        """Row by row: what four rows leave for the way back does not fit into the cache of a core."""
+        """One row of each device at a time: what four leave for the way back does not fit into the cache of a core."""
         per = sizes(batch, given)
 
         def add(total, row):

@@ -297,9 +297,8 @@ def moved(key: jax.Array, pictures: jax.Array, cells: jax.Array, most: int) -> t
 def varied(key: jax.Array, windows: jax.Array, loud: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Windows that nobody rendered: moved in time, softer or louder, and most of them mixed with their neighbour.
 
-    One may be twenty times as loud as the other, because in a concert it may be ten times: what is missed there are the
-    soft ones. Sounds add up in energy, so two windows can be mixed after the logarithm; phases are taken to be
-    independent.
+    One may be twenty times as loud as the other, as in a concert: what is missed there are the soft ones. Sounds add up
+    in energy, so two windows can be mixed after the logarithm; phases are taken to be independent.
     """
     shift, gain, mixed = jax.random.split(key, 3)
     scale = 2 * STD  # of the normalisation, see `data_pipelines.fbank`

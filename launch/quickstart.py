@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     from crab_jax.tasks import TASKS
     from data_pipelines.world import build
 
-    # One folder per choice: a world and its answers are continued, never mixed.
-    out = args.out / f"seed{args.seed}-clips{args.clips}"
+    # One folder per choice and version of the world: it is continued, never mixed.
+    out = args.out / f"seed{args.seed}-clips{args.clips}-v{build.VERSION}"
     spent: dict[str, float] = {}
     with timed("rendering clips of the nine tasks", spent):
         build.build(

@@ -60,7 +60,7 @@ def conclusions(rng: np.random.Generator, among: float = 0.0, comparing: float =
     while True:
         order = Order(pathlib.Path(), "language conclusions", "train", 0, 0, (32, 32), 1)
         concert = concerts.concert(Casting(rng, False), order)
-        chosen = (AMONG, COMPARING, None)[int(rng.choice(3, p=(among, comparing, 1 - among - comparing)))]
+        chosen = (AMONG, COMPARING, None)[int(rng.choice(3, p=(among, comparing, max(1 - among - comparing, 0.0))))]
         if chosen:
             there = [q for q in ask(rng, concert, everything) if q.template in chosen]
             asked_for = [there[k] for k in rng.permutation(len(there))[:3].tolist()]

@@ -91,3 +91,12 @@ def test_the_page_gets_what_comes_with_the_weights(run, tmp_path):
     assert [x for x in before if x.startswith(("--baselines", "--ablation"))] == []
     assert {f"--{name}={tmp_path / 'mini' / name}.json" for name in ("baselines", "ablation")} <= {*after}
     assert all(argv[argv.index("--swap") + 1] == "compare" for argv in asked)
+
+
+def test_another_version_of_the_world_is_another_folder(run, monkeypatch):
+    """What an earlier release left in the same place is no reason to fail."""
+    code, first = run()
+    monkeypatch.setattr(build, "VERSION", build.VERSION + 1)
+    newer, other = run()
+    assert (code, newer) == (0, 0)
+    assert first.parent != other.parent

@@ -233,6 +233,7 @@ def test_some_conclusions_are_about_lists_alone():
     assert (about(among), about(comparing)) == (1, 0)
     assert about(usual) < 0.3
     assert 0.35 < about(drawn(among=0.5)) < 0.8
+    assert drawn(among=0.9, comparing=0.1), "shares are floats: 1 - 0.9 - 0.1 is less than nothing"
     assert max(answers(among).values()) < 200
     assert {"yes", "no", "zero", "one", "two", "left", "right"} <= set(answers(comparing))
     assert max(answers(comparing).values()) < 120
