@@ -17,16 +17,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from configs import mini
-from crab_jax.backbones.llama import Llama
 from crab_jax.config import build
 from crab_jax.groups import CheckpointError
-from crab_jax.model import CrabConfig
-from crab_jax.nn.fused_attention import Segments
-from crab_jax.params import flatten
+from crab_jax.model import CrabConfig, abstract
 from crab_jax.tokens import Tokenizer
 from launch.language_losses import read
 from launch.language_questions import Lesson
@@ -71,12 +67,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--count {args.count}: expected at least 1")
     config = build(CrabConfig, mini.get_config().model.to_dict(), where="configs/mini.py")
     config = dataclasses.replace(config, llama=dataclasses.replace(config.llama, lora=None))
-    llama, zeros = Llama(config.llama, jnp.float32), jnp.zeros((1, 8), jnp.int32)
-    wanted = jax.eval_shape(
-        lambda: llama.init(jax.random.key(0), zeros, method=lambda m, t: m.logits(m(m.embed(t), t, Segments(t))[0]))
-    )
     try:
-        params = earlier(args.weights, flatten({"llama": wanted["params"]}))
+        params = earlier(args.weights, {p: x for p, x in abstract(config).items() if p.startswith("llama/")})
     except CheckpointError as error:
         parser.error(str(error))
     right = judged(config, params, conclusions(np.random.default_rng(args.seed)), args.count)
