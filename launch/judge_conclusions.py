@@ -30,9 +30,6 @@ from launch.language_rows import WEIGHTS, Rows, answers_of
 from launch.pretrain_language import earlier
 from launch.task_questions import conclusions
 
-# Template → words of which one is said by lot: `is louder`, `sounds louder`; `The … is the loudest`, `Loudest is …`.
-BY_LOT = {"louder": ("is", "sounds"), "where_loudest": ("The", "Loudest")}
-
 
 def judged(config: CrabConfig, params: dict[str, Any], lessons: Iterator[Lesson], count: int) -> dict[str, list[bool]]:
     """Template of a question → whether each answer is right, of at least `count` questions."""
@@ -40,17 +37,13 @@ def judged(config: CrabConfig, params: dict[str, Any], lessons: Iterator[Lesson]
     queries, width = config.vl_projector.num_queries, config.vl_projector.out_features
     rows = Rows(lessons, tokenizer=tokenizer, rows=4, queries=queries, width=width)
     say = jax.jit(lambda batch, given: read(config, params, batch, given).logits.argmax(-1))
-    by_lot = {template: [tokenizer.encode(word)[0] for word in words] for template, words in BY_LOT.items()}
     right = collections.defaultdict(list)
     for batch, given, packed in rows.packed():
         said = np.asarray(say(batch, given))
         fits = (said == batch.labels) | (batch.labels < 0) | (given.weights < WEIGHTS[-1][1])
-        for row, here, words, wanted in zip(packed, fits, said, batch.labels, strict=True):
+        for row, here in zip(packed, fits, strict=True):
             for place, lesson in answers_of(row):
-                template = lesson.sort.removeprefix("conclusion ")
-                same = by_lot.get(template, [])
-                either = np.isin(words[place], same) & np.isin(wanted[place], same)
-                right[template].append(bool((here[place] | either).all()))
+                right[lesson.sort.removeprefix("conclusion ")].append(bool(here[place].all()))
         if sum(map(len, right.values())) >= count:
             return dict(right)
     raise AssertionError("questions are endless")

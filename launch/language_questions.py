@@ -37,7 +37,8 @@ class Lesson:
         audible: which kinds are in which window, bool [a kinds].
         on_stage: kinds of those who are in some picture, from left to right.
         loudness: kind of those who are in some window → how loud.
-        given: parts of the answer that nobody can know who has no more than the question; they are not to be learned.
+        noticed: parts of the answer that tell what can only be seen or heard.
+        given: such parts where there is nothing to see or hear; they are not to be learned.
         concluded: parts of the answer that follow from others.
     """
 
@@ -51,6 +52,7 @@ class Lesson:
     audible: np.ndarray
     on_stage: tuple[str, ...]
     loudness: Mapping[str, float]
+    noticed: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
     concluded: tuple[str, ...] = ()
 

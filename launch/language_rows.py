@@ -18,7 +18,7 @@ from crab_jax.layout import Layout
 from crab_jax.tasks.answers import BOX_GRID
 from crab_jax.tokens import IMAGE, VIDEO, TargetSuffix, Tokenizer, build_prompt
 from data_pipelines.examples import assemble
-from data_pipelines.world import phrases
+from data_pipelines.world import concerts, phrases
 from data_pipelines.world.kinds import KINDS
 from launch.language_media import Pools
 from launch.language_questions import Lesson, questions
@@ -28,20 +28,24 @@ from launch.task_questions import conclusions, tasks
 MISFITS = 4
 FACTS = 3  # about every kind at every moment, see `_facts`
 STORIES = 5  # about every kind, of all moments up to one, see `_stories`
-# What an answer gives in numbers: a box in the 224 grid, told to 1/28 of it, and an interval of whole seconds.
+# What an answer gives in numbers: a box in the 224 grid, told to 1/28 of it, and an interval of whole seconds; of a
+# concert each of its intervals in its own sentence.
 NUMBERS = (
     (re.compile(r"\((\d+),(\d+)\) and coordinate of bottom right corner is \((\d+),(\d+)\)"), BOX_GRID // BINS, BINS),
     (re.compile(r"<range> (\d+),(\d+) </range>"), 1, SECONDS + 1),
 )
+TIMES = re.compile(r"(?:^|(?<=\.))[^.\d]*\bfrom (\d+) to (\d+) seconds")
 # What an answer turns on counts more than how it is worded, which is often left to chance. The last that fits holds.
 CALLED = {name for kind in KINDS.values() for name in (kind.name, *kind.names.values(), phrases.noun(kind.name))}
 WEIGHTS = (
     (re.compile(r"\b\d+\b"), 2.0),
     (re.compile(rf"\b({'|'.join(map(re.escape, sorted(CALLED, key=len, reverse=True)))})(?!\w)"), 2.0),
+    (re.compile(r"(?<=from )\d+ to \d+(?= seconds)"), 5.0),
     (re.compile(r"(?<=performance takes place ).*?(?=\.)"), 8.0),  # asked so seldom that it is not noticed otherwise
     (re.compile(r"(?<=<answer> ).*?(?= </answer>)"), 8.0),
 )
-STEPS_OF = tuple(count for pattern, _, count in NUMBERS for _ in range(pattern.groups))  # of each number
+NOTICED = 3.0  # what only the media tell counts so much, with where a list ends
+STEPS_OF = tuple(count for pattern, _, count in NUMBERS for _ in range(pattern.groups)) + (concerts.SECONDS + 1,) * 2
 LAYOUT = Layout(tokens=400, frames=22, windows=22, patch_rows=1, masks=5)
 
 
@@ -74,8 +78,8 @@ class Given(NamedTuple):
         stories: float32 [B N STORIES·kinds], 0 or 1: who has been in one of them so far, began first, began last, was
             in most of them, is the loudest of those.
         places: int32 [B N PLACES], at a picture: 1 + kind of those in it from left to right, then 0; -1 at a window.
-        numbers: int32 [B L 6], at every place that predicts something of an answer with just one box, or one interval:
-            its steps, see `NUMBERS`; -1: there is none.
+        numbers: int32 [B L 8], at every place that predicts something of an answer with just one box, or one interval:
+            its steps, see `NUMBERS`; of a sentence with one of `TIMES`: its two seconds; -1: there is none.
         weights: float32 [B L], of what is predicted at every place; 0: nothing is, or it is not to be learned.
         cast: float32 [B L 2·kinds], 0 or 1: at every place that predicts something of an answer, who is seen at all in
             what was asked about, and who is heard at all; -1: who has only words cannot know.
@@ -168,7 +172,7 @@ class Rows:
                     given.places[r, here] = np.reshape(placed, (-1, PLACES))
                 filled += len(at)
             for said, lesson in answers[r]:
-                given.numbers[r, said] = _numbers(lesson.target)
+                given.numbers[r, said] = _numbers(self._tokenizer, lesson)
                 given.weights[r, said] = _weights(self._tokenizer, lesson)
                 there = np.concatenate([lesson.in_sight.any(0), lesson.audible.any(0)])
                 given.cast[r, said] = there if len(lesson.seen) or len(lesson.heard) else -1
@@ -242,9 +246,13 @@ def _weights(tokenizer: Tokenizer, lesson: Lesson) -> list[float]:
     pieces = tokenizer.tokenize(answer + TargetSuffix.FINETUNE.value)
     weight = np.ones(sum(map(len, pieces)))
     shift = len(weight) - len(answer + TargetSuffix.FINETUNE.value)  # a word begins with a mark, unless it is a tag
+    for part in lesson.noticed:
+        at = answer.index(part) + shift
+        weight[at : at + len(part)] = NOTICED
     for pattern, value in WEIGHTS:
         for found in pattern.finditer(answer):
-            weight[found.start() + shift : found.end() + shift] = value
+            place = slice(found.start() + shift, found.end() + shift)
+            weight[place] = np.maximum(weight[place], value)
     for part in lesson.concluded:
         at = answer.index(part) + shift
         weight[at : at + len(part)] = most
@@ -255,11 +263,22 @@ def _weights(tokenizer: Tokenizer, lesson: Lesson) -> list[float]:
     return [float(weight[end - len(piece) : end].max()) for piece, end in zip(pieces, ends, strict=True)]
 
 
-def _numbers(answer: str) -> list[int]:
-    """Steps of the one box and of the one interval in an answer; -1 where there is none, or more than one."""
-    out: list[int] = []
+def _numbers(tokenizer: Tokenizer, lesson: Lesson) -> np.ndarray:
+    """Steps of the one box and of the one interval in an answer, seconds of each sentence with `TIMES`: int [places 8].
+
+    -1 where there is none, or more than one of those of the whole answer. What is given is not to be learned.
+    """
+    answer, alone = lesson.target, []
     for pattern, step, count in NUMBERS:
         found = pattern.findall(answer)
-        alone = found[0] if len(found) == 1 else ["-1"] * pattern.groups
-        out += [min(int(x) // step, count - 1) for x in alone]
-    return out
+        once = found[0] if len(found) == 1 else ["-1"] * pattern.groups
+        alone += [min(int(x) // step, count - 1) for x in once]
+    pieces = tokenizer.tokenize(answer + TargetSuffix.FINETUNE.value)
+    ends = np.cumsum([len(piece) for piece in pieces])
+    numbers = np.full((len(pieces), len(STEPS_OF)), -1)
+    numbers[:, : len(alone)] = alone
+    shift = ends[-1] - len(answer + TargetSuffix.FINETUNE.value)
+    for found in () if lesson.given else TIMES.finditer(answer):
+        within = (ends > found.start() + shift) & (ends <= found.end() + shift)
+        numbers[within, len(alone) :] = [min(int(x), STEPS_OF[-1] - 1) for x in found.groups()]
+    return numbers

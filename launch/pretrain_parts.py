@@ -10,7 +10,7 @@ The published system gets both encoders trained and leaves them alone. A small o
 encoders learn what is where in pictures of the generated world (the class of every cell of every patch, read off each
 tap), and what sounds how loudly in its windows of sound. The projectors learn to sum that up: each query one performer
 with its box, from left to right, and all of them together whether it is outdoors; or one sound with its loudness, the
-loudest first. The linear maps that read the answers off are thrown away; a stage takes the part by naming the file in
+loudest first, and all of them together who is heard. The linear maps that read the answers off are thrown away; a stage takes the part by naming the file in
 `stage.start`. The mask decoder learns to draw whom a fixed random code names, so that a language model need only learn
 to say the code: decoder and language model that both know nothing find no way to each other, and draw everybody. Scenes
 are drawn by the rules of the training split, from seeds of their own: no clip of any task is shown, and no combination
@@ -51,6 +51,7 @@ from launch.part_scenes import BINS, NAMES, Job, batches, render_pictures, rende
 
 UNSEEN = 240  # scenes at most that say how a part does
 BACKGROUND = 0.25  # weight of a cell or pixel of nobody: most are
+RARE = 3.0  # most kinds are not there
 RESERVED = np.array([[a != b and reserved_pair(a, b) for b in NAMES] for a in NAMES], np.float32)
 PROMPTS = 3  # masks asked of one picture: what they share, everybody, falls out of the gradient
 
@@ -164,13 +165,15 @@ def al_projector(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable,
         return {
             "encoder": module.init(key, features)["params"],
             "head": jnp.zeros((sizes.out_features, classes + 1)),
+            "heard": jnp.zeros((sizes.out_features, classes - 1)),
         }
 
     def loss(params: dict[str, Any], key: jax.Array | None, windows, loud):
         if key is not None:
             windows, loud = varied(key, windows, loud)
         features = jax.lax.stop_gradient(beats.apply({"params": encoder}, windows.astype(jnp.float32)))
-        scores = module.apply({"params": params["encoder"]}, features) @ params["head"]
+        tokens = module.apply({"params": params["encoder"]}, features)
+        scores = tokens @ params["head"]
         level, kinds = jax.lax.top_k(loud, sizes.num_queries)  # the loudest first
         there = level > 0
         wanted = jnp.where(there, 1 + kinds, 0)
@@ -178,13 +181,17 @@ def al_projector(config: CrabConfig, encoder: dict[str, Any]) -> tuple[Callable,
         off = jnp.square(scores[..., classes] - jnp.log(jnp.where(there, level, 0.1) / 0.1)) * there
         count = jnp.maximum(there.sum(), 1)
         said = scores[..., :classes].argmax(-1)
-        heard = (said[..., None] == 1 + jnp.arange(classes - 1)).any(1)
+        listed = (said[..., None] == 1 + jnp.arange(classes - 1)).any(1)
+        # Of two that are about as loud it is a guess who comes first; who is there is none.
+        sure = tokens.mean(1) @ params["heard"] - RARE
+        unsure = optax.sigmoid_binary_cross_entropy(sure, loud > 0).sum(-1).mean()
         right = {
             "named": ((said == wanted) & there).sum() / count,
-            "all right": (heard == (loud > 0)).all(-1).mean(),
+            "all right": (listed == (loud > 0)).all(-1).mean(),
+            "together right": ((sure > 0) == (loud > 0)).all(-1).mean(),
             "level error": jnp.sqrt(off.sum() / count),
         }
-        return named.mean() + 0.1 * off.sum() / count, right
+        return named.mean() + 0.1 * off.sum() / count + 0.5 * unsure, right
 
     return start, loss
 

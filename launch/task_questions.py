@@ -32,14 +32,17 @@ AGAIN = 0.75  # of the concerts are played again: others of those on the stage p
 ELSEWHERE = 0.5  # of these are played by those of a single picture
 STEP = concerts.SECONDS // concerts.STEPS
 CLEARLY = 1.4  # so many times as loud as the next one is what "the loudest" needs
-AMONG = ("sound_exists", "is_seen", "are_both_seen")  # whether somebody is on a list
-COMPARING = (  # two lists, or places on one
-    "how_many_sounding", "how_many_silent", "voice_over", "from_the_video", "how_many_seen", "how_many_of", "louder",
-    "louder_side", "longer", "longer_side", "where_first", "where_loudest", "first_from", "beside", "beside_the_first",
-)  # fmt: skip
+# Whether somebody is on a list; template → how often.
+AMONG = {"sound_exists": 1, "is_seen": 1, "are_both_seen": 1}
+# Two lists, or places on one; template → how often, because some are found later than others.
+COMPARING = {
+    "how_many_sounding": 1, "how_many_silent": 1, "voice_over": 1, "from_the_video": 1, "how_many_seen": 3,
+    "how_many_of": 1, "louder": 8, "louder_side": 1, "longer": 3, "longer_side": 1, "where_first": 2,
+    "where_loudest": 1, "first_from": 1, "beside": 2, "beside_the_first": 2, "who_starts": 2,
+}  # fmt: skip
 # Task → how often. Who of those in a picture makes a sound is learned soonest, what an expression refers to latest.
 SHARES = {
-    "avqa": 12, "ave": 3, "avvp": 3, "avcap": 1.5, "arig": 4, "s4": 0.5, "ms3": 1, "avss": 0.5, "ref-avs": 5,
+    "avqa": 24, "ave": 3, "avvp": 3, "avcap": 1.5, "arig": 4, "s4": 0.5, "ms3": 1, "avss": 0.5, "ref-avs": 5,
 }  # fmt: skip
 
 
@@ -63,7 +66,9 @@ def conclusions(rng: np.random.Generator, among: float = 0.0, comparing: float =
         chosen = (AMONG, COMPARING, None)[int(rng.choice(3, p=(among, comparing, max(1 - among - comparing, 0.0))))]
         if chosen:
             there = [q for q in ask(rng, concert, everything) if q.template in chosen]
-            asked_for = [there[k] for k in rng.permutation(len(there))[:3].tolist()]
+            often = np.array([chosen[q.template] for q in there], float)
+            some = rng.choice(len(there), min(len(there), 3), replace=False, p=often / often.sum()) if there else ()
+            asked_for = [there[k] for k in some]
         else:
             asked_for = list(ask(rng, concert, 3))
         for q in asked_for:
@@ -219,7 +224,7 @@ class Tasks:
             scene, windows = played
         for q in ask(self._rng, scene, 1):
             lesson = self._lesson(task, _row(q), pictures, windows, scene.performers, STEP)
-            return dataclasses.replace(lesson, concluded=q.concluded)
+            return dataclasses.replace(lesson, noticed=q.noticed, concluded=q.concluded)
         return None
 
     def _band(self) -> tuple[Scene, np.ndarray]:

@@ -75,8 +75,12 @@ speech() { # NAME START STEPS SEED OPTIONS…; an interrupt starts it over
 }
 
 conclusions() { # from words alone: first whether somebody is on a list, which is found late, then all the others
-  speech among "$FROM" 900 5 --words 1 --among 0.85 --comparing 0 &&
-    speech words "$RUNS/among.safetensors" 2000 4 --words 1 --among 0.15 --comparing 0.6
+  local known=$FROM
+  if [ -z "$FROM" ]; then
+    speech among "" 900 5 --words 1 --among 0.85 --comparing 0 || return
+    known=$RUNS/among.safetensors
+  fi
+  speech words "$known" 1800 4 --words 1 --among 0.1 --comparing 0.8
 }
 
 language() { # then with what eye, ear and projectors say, on two cores

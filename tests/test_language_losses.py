@@ -41,7 +41,7 @@ def test_a_state_that_is_a_code_is_right():
         "facts": np.zeros((160, 3 * kinds), np.float32),
         "stories": np.zeros((160, 5 * kinds), np.float32),
         "places": np.zeros((160, 5 * (1 + kinds)), np.float32),
-        "numbers": np.zeros((160, 4 * 28 + 2 * 11), np.float32),
+        "numbers": np.zeros((160, sum(lr.STEPS_OF)), np.float32),
         "cast": np.zeros((160, 2 * kinds), np.float32),
     }
     blind = told(0, early, heads)
@@ -58,8 +58,9 @@ def test_a_state_that_is_a_code_is_right():
     assert blind.items == (given.moment >= 0).sum()
     assert blind.places == (given.numbers.max(-1) >= 0).sum() > 0
     assert blind.sure == ((batch.labels >= 0) & (given.cast.max(-1) == 0)).sum() < blind.count
-    boxes, intervals = ((given.numbers[..., part] >= 0).sum() for part in (slice(0, 4), slice(4, 6)))
-    assert float(blind.missed) == pytest.approx(boxes * np.log(28) + intervals * np.log(11), rel=1e-5)
+    several = [(given.numbers[..., part] >= 0).sum() for part in (slice(0, 4), slice(4, 6), slice(6, 8))]
+    assert all(several)
+    assert float(blind.missed) == pytest.approx(np.dot(several, np.log([28, 11, 61])), rel=1e-5)
 
     # States that spell moment and facts out, and heads that read just this.
     for row, item in zip(*np.nonzero(given.moment >= 0)):
@@ -76,11 +77,11 @@ def test_a_state_that_is_a_code_is_right():
         if interval >= 0:
             spelt[row, place, 30 + interval] = 4
     heads["numbers"][:28, :28] = np.eye(28)
-    heads["numbers"][30:41, 4 * 28 + 11 :] = np.eye(11)
+    heads["numbers"][30:41, 4 * 28 + 11 : 4 * 28 + 22] = np.eye(11)
     spells = told(0, early, heads, spelt)
     assert spells.knows == blind.items
     assert float(spells.clock) < float(blind.clock) - 2 * float(blind.items)
-    others = given.numbers[..., [1, 2, 3, 4]]
+    others = given.numbers[..., [1, 2, 3, 4, 6, 7]]
     assert float(spells.misses) == pytest.approx(float(others[others >= 0].sum())), "what is not read is taken for 0"
     assert float(spells.missed) < float(blind.missed)
 

@@ -201,7 +201,15 @@ def test_the_loudest_comes_first():
         loud = np.zeros((1, len(NAMES)), np.float32)
         for kind, level in ((3, 0.2), (1, 0.1)):
             loud[0, kind - 1] = level
-        right = loss(params, None, np.zeros((1, 98, 128)), loud)[1]
+        params["heard"] = np.zeros(params["heard"].shape, np.float32)
+        params["heard"][np.arange(1, 1 + len(NAMES)), np.arange(len(NAMES))] = 40
+        told, right = loss(params, None, np.zeros((1, 98, 128)), loud)
+        assert float(right["together right"]) == 1
+        known, params["heard"] = params["heard"], np.zeros_like(params["heard"])
+        guessed, unsure = loss(params, None, np.zeros((1, 98, 128)), loud)
+        assert float(unsure["together right"]) == 0
+        assert guessed > told + 2, "who is there counts, in whatever order"
+        params["heard"] = known
         other = loss(params, None, np.zeros((1, 98, 128)), np.where(loud == 0.2, 0.05, loud))[1]
     assert (float(right["named"]), float(other["named"])) == (1, 0)
     assert float(right["all right"]) == float(other["all right"]) == 1

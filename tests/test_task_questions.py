@@ -184,10 +184,12 @@ def test_conclusions_follow_from_what_was_noticed():
             assert [said == "is" for said in re.findall("is(?: not)?(?= among)", left)] == there, lesson
         if pair := re.search("Is the (\\w+) playing longer than the (\\w+)", lesson.prompt):
             assert (answer == "yes") == (f"The {pair[1]} plays longer than the {pair[2]}." in left)
+            assert (answer == "yes") == (f"The {nouns[pair[1]]} is the one." in left), lesson
         if pair := re.search("Is the (\\w+) louder than the (\\w+)", lesson.prompt):
             first, second = (given.find(nouns[name]) for name in pair.groups())
             assert (answer == "yes") == (first < second), "the loudest comes first"
-            assert (answer == "yes") == bool(re.search(f"The {pair[1]} (is|sounds) louder than the {pair[2]}", left))
+            assert (answer == "yes") == (f"The {pair[1]} is louder than the {pair[2]}." in left)
+            assert (answer == "yes") == (f"The {nouns[pair[1]]} is the one." in left), lesson
             told = re.findall(r"The ([a-z ]+?) is (not )?one of the two", left)
             listed = re.findall(rf"\b({'|'.join(nouns.values())})\b", given)
             assert [name for name, _ in told] == listed[: len(told)], "down the list"
@@ -237,3 +239,6 @@ def test_some_conclusions_are_about_lists_alone():
     assert max(answers(among).values()) < 200
     assert {"yes", "no", "zero", "one", "two", "left", "right"} <= set(answers(comparing))
     assert max(answers(comparing).values()) < 120
+    templates = Counter(lesson.sort.removeprefix("conclusion ") for lesson in comparing)
+    assert set(templates) <= set(tq.COMPARING)
+    assert templates["louder"] > 2 * templates["how_many_silent"], "what is found late is asked more often"

@@ -24,7 +24,7 @@ from data_pipelines.worker import belong_to_parent
 from data_pipelines.world.layouts import DATA_SETS, write_text
 from data_pipelines.world.orders import Order, Studio
 
-VERSION = 3  # of what a seed means; another version's world is not continued
+VERSION = 4  # of what a seed means; another version's world is not continued
 NOTES = "bandstand"
 LEAST_HELD_OUT = 6
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -88,24 +88,30 @@ def _called(kinds) -> str:
     return phrases.listing([_name(kind) for kind in kinds])
 
 
+def _row(kinds: Iterable[str]) -> str:
+    """`a cat, a drum, a flute`."""
+    return ", ".join(phrases.a(phrases.noun(kind)) for kind in kinds)
+
+
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
 def _listen(f: _Facts) -> str:
     """The loudest first: who is louder than whom follows from the order."""
-    f.noticed.append(phrases.heard(f.rng, f.loudest_first))
-    return f.noticed[-1]
+    sounds = ", ".join(KINDS[kind].sound for kind in f.loudest_first)
+    return f.notice(phrases.HEARD if sounds else phrases.HEARD_NOTHING, sounds=sounds)
 
 
 def _look(f: _Facts) -> str:
+    """Without an `and` before the last one: to know whether two more come is harder than whether one does."""
     templates = (
         "from left to right there are {all}.",
         "I can see {all}, from left to right.",
         "the video shows {all} from left to right.",
         "on the stage, left to right: {all}.",
     )
-    return f.notice(templates if f.seen else ("I see nobody.",), all=phrases.things([p.kind for p in f.seen]))
+    return f.notice(templates if f.seen else ("I see nobody.",), all=_row(p.kind for p in f.seen))
 
 
 def _when(f: _Facts, *performers: Performer) -> str:
@@ -199,6 +205,11 @@ def _plays_longer(p: Performer, q: Performer) -> str:
     return f"The {_name(longer.kind)} plays longer than the {_name(other.kind)}."
 
 
+def _the_one(kind: str, found: str) -> str:
+    """The one that was asked about first is compared with the one that was found, which stands beside it."""
+    return f"The {phrases.noun(kind)} is {'' if kind == found else 'not '}the one."
+
+
 def _louder(f: _Facts) -> Found:
     if (pair := _pair(f, f.heard, lambda p: p.loudness, 1.5)) is None:
         return None
@@ -208,9 +219,9 @@ def _louder(f: _Facts) -> Found:
     # Down the list, until somebody is asked about.
     louder = f.loudest_first[: f.loudest_first.index(loud.kind)]
     steps = [f"The {phrases.noun(kind)} is not one of the two." for kind in louder]
-    templates = ("the {x} is louder than the {y}.", "the {x} sounds louder than the {y}.")
-    last = phrases.say(f.rng, templates, x=_name(loud.kind), y=_name(soft.kind))
-    why = " ".join((*steps, f"The {phrases.noun(loud.kind)} is one of the two.", last))
+    f.rng.integers(2)  # there were two wordings once; so seeds keep their questions
+    last = f"The {_name(loud.kind)} is louder than the {_name(soft.kind)}."
+    why = " ".join((*steps, f"The {phrases.noun(loud.kind)} is one of the two.", last, _the_one(p.kind, loud.kind)))
     return text, _yes(loud is p), (p.kind, q.kind), f"{_listen(f)} {why}"
 
 
@@ -219,7 +230,8 @@ def _longer(f: _Facts) -> Found:
         return None
     p, q = pair
     text = f"Is the {_name(p.kind)} playing longer than the {_name(q.kind)}?"
-    return text, _yes(_length(p) > _length(q)), (p.kind, q.kind), f"{_when(f, p, q)} {_plays_longer(p, q)}"
+    why = f"{_when(f, p, q)} {_plays_longer(p, q)} {_the_one(p.kind, max(p, q, key=_length).kind)}"
+    return text, _yes(_length(p) > _length(q)), (p.kind, q.kind), why
 
 
 def _is_seen(f: _Facts) -> Found:
@@ -344,7 +356,8 @@ def _where_loudest(f: _Facts) -> Found:
         return None
     if (side := f.side(playing[0])) is None:
         return None
-    why = phrases.say(f.rng, ("the {x} is the loudest.", "loudest is the {x}."), x=_name(playing[0].kind))
+    f.rng.integers(2)  # as in `_louder`
+    why = f"The {_name(playing[0].kind)} is the loudest."
     return "Where is the loudest instrument?", side, (), f"{_listen(f)} {why} {_look(f)} {_stands(f, playing[0])}"
 
 
