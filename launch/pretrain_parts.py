@@ -10,11 +10,11 @@ The published system gets both encoders trained and leaves them alone. A small o
 encoders learn what is where in pictures of the generated world (the class of every cell of every patch, read off each
 tap), and what sounds how loudly in its windows of sound. The projectors learn to sum that up: each query one performer
 with its box, from left to right, and all of them together whether it is outdoors; or one sound with its loudness, the
-loudest first, and all of them together who is heard. The linear maps that read the answers off are thrown away; a stage takes the part by naming the file in
-`stage.start`. The mask decoder learns to draw whom a fixed random code names, so that a language model need only learn
-to say the code: decoder and language model that both know nothing find no way to each other, and draw everybody. Scenes
-are drawn by the rules of the training split, from seeds of their own: no clip of any task is shown, and no combination
-that is kept for testing.
+loudest first, and all of them together who is heard. The linear maps that read the answers off are thrown away; a stage
+takes the part by naming the file in `stage.start`. The mask decoder learns to draw whom a fixed random code names, so
+that a language model need only learn to say the code: decoder and language model that both know nothing find no way to
+each other, and draw everybody. Scenes are drawn by the rules of the training split, from seeds of their own: no clip of
+any task is shown, and no combination that is kept for testing.
 """
 
 from __future__ import annotations

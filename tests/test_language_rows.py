@@ -1,7 +1,6 @@
 """Rows of lessons: what is known of every picture, window and answer."""
 
 import itertools
-import re
 
 import numpy as np
 from language_pools import CAT, CELLO, DRUM, POOLS, drawn, shown
@@ -135,7 +134,10 @@ def test_what_is_concluded_counts_as_much_as_the_answer():
     tokenizer = Tokenizer.tiny()
     noticed, follows = "I hear a cello and a flute.", "The drum is not among them."
     answer = f"{noticed} {follows} So the answer is <answer> no </answer>."
-    pieces, weights = tokenizer.tokenize(f"{answer}</s>"), lr._weights(tokenizer, says(answer, given=(noticed,), concluded=(follows,)))
+    pieces, weights = (
+        tokenizer.tokenize(f"{answer}</s>"),
+        lr._weights(tokenizer, says(answer, given=(noticed,), concluded=(follows,))),
+    )
     by = {value: [p for p, w in zip(pieces, weights) if w == value] for value in (0, 1, 8)}
     assert "".join(by[0]).replace("\u2581", " ").strip() == noticed
     assert "".join(by[8]).replace("\u2581", " ").strip() == f"{follows} no"
@@ -159,7 +161,7 @@ def test_what_an_answer_turns_on_counts_most():
     weights = lr._weights(tokenizer, says(answer, noticed=(noticed,)))
     told = {value: "".join(p for p, w in zip(pieces, weights) if w == value) for value in (1, 3, 5, 8)}
     told = {value: text.replace("\u2581", " ").strip() for value, text in told.items()}
-    assert told[3].split() == "I hear a cello from seconds.".split(), "where a list ends matters, too"
+    assert told[3].split() == ["I", "hear", "a", "cello", "from", "seconds."], "where a list ends matters, too"
     assert (told[5], told[8], told[1][:2]) == ("3 to 60", "two", "So")
     for name in sorted(lr.CALLED):
         named = f"It is {name}, <event> {name} </event>"
