@@ -10,7 +10,7 @@ noticed in the answer, so that only to conclude is left. Eye, ear and projectors
 has left them, so what they say of a picture or of a second of sound is worked out once; and a step costs no more than
 the language model itself. Scenes are drawn by the rules of the training split, from seeds of their own.
 
-Asked to mark somebody, it learns to say the code that the mask decoder draws (`launch.pretrain_parts.codes`): the
+Asked to mark somebody, it learns to say the code that the mask decoder draws (`launch.part_lessons.codes`): the
 states that predict the mask tokens come to be this code. The words that an answer turns on count more than the others
 (`launch.language_rows`), and linear maps that are thrown away afterwards read off the inner states who is where and
 when (`launch.language_losses`).

@@ -12,8 +12,8 @@ from crab_jax.model import mask_positions
 from crab_jax.tokens import Tokenizer
 from launch import language_losses as ll
 from launch import language_rows as lr
+from launch.part_lessons import codes, nobody
 from launch.part_scenes import NAMES
-from launch.pretrain_parts import codes, nobody
 
 
 def test_a_state_that_is_a_code_is_right():

@@ -16,8 +16,8 @@ from data_pipelines.world.stage import Performer
 from launch import language_media as lm
 from launch import language_questions as lq
 from launch.language_media import Heard, Pools, Seen
+from launch.part_lessons import codes
 from launch.part_scenes import NAMES
-from launch.pretrain_parts import codes
 
 PICTURE = (Seen(CAT, (0, 10, 50, 90)), Seen(DRUM, (100, 20, 180, 200)))
 VIDEO = (Seen(CAT, spans=((0, 4),)), Seen(DRUM, spans=((2, 10),)))

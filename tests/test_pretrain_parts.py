@@ -16,6 +16,7 @@ from crab_jax.starting import handed_on, newest_checkpoint
 from data_pipelines.world.casting import Casting, reserved_pair
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.pretraining import draw_scene
+from launch import part_lessons as pl
 from launch import pretrain_parts as pe
 from launch.part_optimizer import kernels, optimizer_of
 
@@ -46,7 +47,7 @@ def test_pictures_come_with_the_class_of_every_cell():
             for kind, x1, y1, x2, y2 in shown:
                 if (shown[:, 0] == kind).sum() == 1 and (cells == kind).any():
                     rows, columns = np.nonzero(cells == kind)
-                    low, high = ((np.array([of(columns), of(rows)]) + 0.5) * pe.BINS / 32 for of in (np.min, np.max))
+                    low, high = ((np.array([of(columns), of(rows)]) + 0.5) * pl.BINS / 32 for of in (np.min, np.max))
                     assert (low > np.array([x1, y1]) - 1).all(), "cells lie in the box"
                     assert (high < np.array([x2, y2]) + 2).all(), "cells lie in the box"
             found |= set(np.unique(cells))
@@ -86,7 +87,7 @@ def test_moved_pictures_take_their_cells_along():
     """Every cell is of one colour, its class; so it is after they have moved, some of them, and not all alike."""
     cells = np.random.default_rng(0).integers(0, 9, (16, 56, 56)).astype(np.uint8)
     pictures = np.repeat(cells.repeat(2, 1).repeat(2, 2)[..., None], 3, axis=-1)
-    moved, along = (np.asarray(x) for x in pe.moved(jax.random.key(3), pictures, cells, 3))
+    moved, along = (np.asarray(x) for x in pl.moved(jax.random.key(3), pictures, cells, 3))
     assert (moved.shape, moved.dtype, along.shape) == (pictures.shape, np.uint8, cells.shape)
     np.testing.assert_array_equal(moved[..., 0], along.repeat(2, 1).repeat(2, 2))
     assert 8 < sum((a != b).any() for a, b in zip(along, cells)) < 17
@@ -102,11 +103,11 @@ def test_moved_pictures_take_their_cells_along():
 
 def test_mixed_windows_hold_what_both_held():
     """Energies add up, and so do those of one sound in two windows."""
-    scale = 2 * pe.STD
+    scale = 2 * pl.STD
     rng = np.random.default_rng(0)
     windows = rng.standard_normal((64, 32, 128)).astype(np.float32)
     loud = np.where(rng.random((64, len(NAMES))) < 0.05, 0.1, 0).astype(np.float32)
-    new, levels = (np.asarray(x) for x in pe.varied(jax.random.key(3), windows, loud))
+    new, levels = (np.asarray(x) for x in pl.varied(jax.random.key(3), windows, loud))
     before = np.exp(windows * scale).sum((1, 2))
     after = np.exp(new * scale).sum((1, 2))
     alone = ((levels > 0) == (loud > 0)).all(1)
@@ -194,8 +195,8 @@ def test_the_loudest_comes_first():
             return jax.nn.one_hot(np.array([[3, 1, 0, 0]]), config.al_projector.out_features)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pe, "Beats", Spy), patch.setattr(pe, "QFormer", Spy)
-        start, loss = pe.al_projector(config, {})
+        patch.setattr(pl, "Beats", Spy), patch.setattr(pl, "QFormer", Spy)
+        start, loss = pl.al_projector(config, {})
         params = start(jax.random.key(0))
         params["head"] = 20 * np.eye(*params["head"].shape, dtype=np.float32)
         loud = np.zeros((1, len(NAMES)), np.float32)
