@@ -159,7 +159,7 @@ def test_conclusions_follow_from_what_was_noticed():
         left, given = lesson.target, " ".join(lesson.given)
         for part in lesson.given:
             left = left.replace(part, "")
-            assert " and " not in part, "whether a list goes on is told by what comes next, not by what comes after that"
+            assert " and " not in part, "the next word tells whether a list goes on"
         names = [kind.names["avqa"] for kind in KINDS.values() if "avqa" in kind.names]
         nouns = {kind.names["avqa"]: kind.noun for kind in KINDS.values() if "avqa" in kind.names}
         for name in names:
