@@ -28,14 +28,14 @@ from launch.task_questions import conclusions, tasks
 MISFITS = 4
 FACTS = 3  # about every kind at every moment, see `_facts`
 STORIES = 5  # about every kind, of all moments up to one, see `_stories`
-# What an answer gives in numbers: a box in the 224 grid, told to 1/28 of it, and an interval of whole seconds; of a
-# concert each of its intervals in its own sentence.
+# What an answer gives in numbers: a box in the 224 grid, told to 1/28 of it, and an interval of whole seconds; besides,
+# the first interval of every sentence that tells one, as those about concerts do, up to there.
 NUMBERS = (
     (re.compile(r"\((\d+),(\d+)\) and coordinate of bottom right corner is \((\d+),(\d+)\)"), BOX_GRID // BINS, BINS),
     (re.compile(r"<range> (\d+),(\d+) </range>"), 1, SECONDS + 1),
 )
 TIMES = re.compile(r"(?:^|(?<=\.))[^.\d]*\bfrom (\d+) to (\d+) seconds")
-# What an answer turns on counts more than how it is worded, which is often left to chance. The last that fits holds.
+# What an answer turns on counts more than how it is worded, which is often left to chance. The largest that fits holds.
 CALLED = {name for kind in KINDS.values() for name in (kind.name, *kind.names.values(), phrases.noun(kind.name))}
 WEIGHTS = (
     (re.compile(r"\b\d+\b"), 2.0),
@@ -79,7 +79,7 @@ class Given(NamedTuple):
             in most of them, is the loudest of those.
         places: int32 [B N PLACES], at a picture: 1 + kind of those in it from left to right, then 0; -1 at a window.
         numbers: int32 [B L 8], at every place that predicts something of an answer with just one box, or one interval:
-            its steps, see `NUMBERS`; of a sentence with one of `TIMES`: its two seconds; -1: there is none.
+            its steps, see `NUMBERS`; in a sentence that has `TIMES`, up to these: the two seconds; -1: there is none.
         weights: float32 [B L], of what is predicted at every place; 0: nothing is, or it is not to be learned.
         cast: float32 [B L 2·kinds], 0 or 1: at every place that predicts something of an answer, who is seen at all in
             what was asked about, and who is heard at all; -1: who has only words cannot know.
@@ -240,7 +240,7 @@ def _weights(tokenizer: Tokenizer, lesson: Lesson) -> list[float]:
     """How much each token of an answer and of its end counts, see `WEIGHTS`.
 
     What is concluded counts as much as the answer, and all of it: were it only the `not` in `is not among them`, to say
-    it would cost nothing. What is given counts nothing.
+    it would cost nothing. What is noticed counts `NOTICED` at least, what is given nothing.
     """
     answer, most = lesson.target, WEIGHTS[-1][1]
     pieces = tokenizer.tokenize(answer + TargetSuffix.FINETUNE.value)

@@ -1,7 +1,7 @@
 """What the parts of a small model learn before its stages: how each starts, its loss, and what it gets right.
 
-Eye and ear are read off by linear maps, and so are the projectors, whose maps are thrown away; the mask decoder draws
-whom a code names (`launch.pretrain_parts`).
+What eye, ear and projectors know is read off by linear maps, which are thrown away; the mask decoder draws whom a code
+names (`launch.pretrain_parts`).
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
         "with 1, nothing is rendered and --parts is not needed",
     )
     add("--among", type=float, default=0.1, help="share of their concerts for looking names up (default 0.1)")
-    add("--comparing", type=float, default=0.4, help="share for comparing lists or places (default 0.4)")
+    add("--comparing", type=float, default=0.4, help="share for comparing lists, places or times (default 0.4)")
     add("--stills", type=int, default=3000, help="scenes with two pictures each (default 3000)")
     add("--videos", type=int, default=1200, help="of ten pictures (default 1200)")
     add("--sounds", type=int, default=3000, help="of sixteen seconds (default 3000)")

@@ -34,7 +34,7 @@ STEP = concerts.SECONDS // concerts.STEPS
 CLEARLY = 1.4  # so many times as loud as the next one is what "the loudest" needs
 # Whether somebody is on a list; template → how often.
 AMONG = {"sound_exists": 1, "is_seen": 1, "are_both_seen": 1}
-# Two lists, or places on one; template → how often, because some are found later than others.
+# Two lists, places on one, or times; template → how often, because some are found later than others.
 COMPARING = {
     "how_many_sounding": 1, "how_many_silent": 1, "voice_over": 1, "from_the_video": 1, "how_many_seen": 3,
     "how_many_of": 1, "louder": 8, "louder_side": 1, "longer": 3, "longer_side": 1, "where_first": 2,

@@ -74,7 +74,7 @@ speech() { # NAME START STEPS SEED OPTIONS…; an interrupt starts it over
     mv "$RUNS/$1.unfinished.safetensors" "$RUNS/$1.safetensors"
 }
 
-conclusions() { # from words alone: first whether somebody is on a list, which is found late, then all the others
+conclusions() { # from words alone: first looking names up, which is found late (earlier weights know it), then all
   local known=$FROM
   if [ -z "$FROM" ]; then
     speech among "" 900 5 --words 1 --among 0.85 --comparing 0 || return
