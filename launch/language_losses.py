@@ -18,10 +18,9 @@ from crab_jax.batch import Batch, TokenIds
 from crab_jax.model import Crab, CrabConfig, mask_states
 from crab_jax.nn.fused_attention import Segments
 from launch.language_rows import FACTS, STEPS_OF, STORIES, WEIGHTS, Given
-from launch.part_lessons import code_of, codes, nobody
+from launch.part_lessons import RARE, code_of, codes, nobody
 from launch.part_scenes import NAMES, PLACES, SECONDS
 
-RARE = 3.0  # most facts are not so
 EARLY = 1  # the layer whose states tell facts and places; the others have the rest of the work to do
 LATER = 2  # the layer whose states tell stories, and at every place of an answer its numbers and the whole cast
 

@@ -7,6 +7,7 @@ loudly, and what of its answer matters: `Given`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -236,6 +237,16 @@ def _places(on_stage: Sequence[str], shown: np.ndarray) -> list[int]:
     return here + [0] * (PLACES - len(here))
 
 
+def _ends(tokenizer: Tokenizer, answer: str) -> tuple[np.ndarray, int]:
+    """Where each token of an answer and of its end ends, in characters, and how many of these come before the answer.
+
+    A word begins with a mark, unless it is a tag.
+    """
+    whole = answer + TargetSuffix.FINETUNE.value
+    ends = np.cumsum([len(piece) for piece in tokenizer.tokenize(whole)])
+    return ends, int(ends[-1]) - len(whole)
+
+
 def _weights(tokenizer: Tokenizer, lesson: Lesson) -> list[float]:
     """How much each token of an answer and of its end counts, see `WEIGHTS`.
 
@@ -243,9 +254,8 @@ def _weights(tokenizer: Tokenizer, lesson: Lesson) -> list[float]:
     it would cost nothing. What is noticed counts `NOTICED` at least, what is given nothing.
     """
     answer, most = lesson.target, WEIGHTS[-1][1]
-    pieces = tokenizer.tokenize(answer + TargetSuffix.FINETUNE.value)
-    weight = np.ones(sum(map(len, pieces)))
-    shift = len(weight) - len(answer + TargetSuffix.FINETUNE.value)  # a word begins with a mark, unless it is a tag
+    ends, shift = _ends(tokenizer, answer)
+    weight = np.ones(ends[-1])
     for part in lesson.noticed:
         at = answer.index(part) + shift
         weight[at : at + len(part)] = NOTICED
@@ -259,8 +269,7 @@ def _weights(tokenizer: Tokenizer, lesson: Lesson) -> list[float]:
     for part in lesson.given:
         at = answer.index(part) + shift
         weight[max(at - 1, 0) : at + len(part)] = 0.0  # with the mark in front of its first word
-    ends = np.cumsum([len(piece) for piece in pieces])
-    return [float(weight[end - len(piece) : end].max()) for piece, end in zip(pieces, ends, strict=True)]
+    return [float(weight[start:end].max()) for start, end in itertools.pairwise([0, *ends])]
 
 
 def _numbers(tokenizer: Tokenizer, lesson: Lesson) -> np.ndarray:
@@ -273,11 +282,9 @@ def _numbers(tokenizer: Tokenizer, lesson: Lesson) -> np.ndarray:
         found = pattern.findall(answer)
         once = found[0] if len(found) == 1 else ["-1"] * pattern.groups
         alone += [min(int(x) // step, count - 1) for x in once]
-    pieces = tokenizer.tokenize(answer + TargetSuffix.FINETUNE.value)
-    ends = np.cumsum([len(piece) for piece in pieces])
-    numbers = np.full((len(pieces), len(STEPS_OF)), -1)
+    ends, shift = _ends(tokenizer, answer)
+    numbers = np.full((len(ends), len(STEPS_OF)), -1)
     numbers[:, : len(alone)] = alone
-    shift = ends[-1] - len(answer + TargetSuffix.FINETUNE.value)
     for found in () if lesson.given else TIMES.finditer(answer):
         within = (ends > found.start() + shift) & (ends <= found.end() + shift)
         numbers[within, len(alone) :] = [min(int(x), STEPS_OF[-1] - 1) for x in found.groups()]

@@ -27,7 +27,7 @@ from data_pipelines.world.kinds import KINDS
 from launch.part_scenes import BINS, NAMES
 
 BACKGROUND = 0.25  # weight of a cell or pixel of nobody: most are
-RARE = 3.0  # most kinds are not there
+RARE = 3.0  # most kinds are not there, and most facts about them are not so
 RESERVED = np.array([[a != b and reserved_pair(a, b) for b in NAMES] for a in NAMES], np.float32)
 PROMPTS = 3  # masks asked of one picture: what they share, everybody, falls out of the gradient
 
