@@ -72,6 +72,7 @@ class Told(NamedTuple):
             know it without mistake.
         stand, found: performers in pictures, and those that are told in their place.
         known: stories of pictures and windows that are told of every kind without mistake.
+        aware: the same of facts.
     """
 
     nll: Any
@@ -95,6 +96,7 @@ class Told(NamedTuple):
     stand: Any
     found: Any
     known: Any
+    aware: Any
 
 
 def losses(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Given, ids: TokenIds) -> Told:
@@ -160,7 +162,9 @@ def _of_items(said: Said, heads: dict[str, jax.Array], given: Given) -> dict[str
     real, number = given.moment >= 0, jnp.maximum(given.moment, 0)
     moment = early @ heads["moment"]
     timed = optax.softmax_cross_entropy_with_integer_labels(moment, number)
-    facts = optax.sigmoid_binary_cross_entropy(early @ heads["facts"] - RARE, given.facts).sum(-1)
+    scores = early @ heads["facts"] - RARE
+    facts = optax.sigmoid_binary_cross_entropy(scores, given.facts).sum(-1)
+    aware = ((scores > 0) == (given.facts > 0)).reshape(*real.shape, FACTS, len(NAMES)).all(-1)
     scores = (early @ heads["places"]).reshape(*given.places.shape, 1 + len(NAMES))
     placed = optax.softmax_cross_entropy_with_integer_labels(scores, jnp.maximum(given.places, 0))
     placed = (placed * (given.places >= 0)).sum(-1)
@@ -172,6 +176,7 @@ def _of_items(said: Said, heads: dict[str, jax.Array], given: Given) -> dict[str
     return dict(
         clock=(timed + 0.1 * (facts + placed + storied)) * real, items=real,
         knows=(moment.argmax(-1) == number) & real, stand=stand, found=found, known=known & real[..., None],
+        aware=aware & real[..., None],
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from data_pipelines.fbank import normalised_fbank
 from data_pipelines.windows import log_mel_windows
 from data_pipelines.world.casting import Casting, names_in, pretending, timed
 from data_pipelines.world.concerts import SECONDS as CONCERT_SECONDS
-from data_pipelines.world.concerts import STEPS, concert
+from data_pipelines.world.concerts import STEP_S, STEPS, concert
 from data_pipelines.world.orders import RATE_HZ, Order
 from data_pipelines.world.pretraining import draw_scene
 from data_pipelines.world.stage import Performer, Scene
@@ -134,8 +134,8 @@ def render_concert(job: Job) -> tuple[Rendered, Rendered]:
     order = job.order("language concert", (160, 120))
     rng = order.rng()
     scene = concert(Casting.of(rng, job.split), order)
-    stage, step = studio().stage(scene), CONCERT_SECONDS // STEPS
-    frames = np.stack([shown(stage.shot(float(step * k)).frame, rng, job.image_size) for k in range(STEPS)])
+    stage = studio().stage(scene)
+    frames = np.stack([shown(stage.shot(float(STEP_S * k)).frame, rng, job.image_size) for k in range(STEPS)])
     wave = stage.sound(rate_hz=RATE_HZ).mean(1).astype(np.float32)
     windows = log_mel_windows(wave, rule="six_second_grid", seconds=CONCERT_SECONDS).astype(np.float16)
     seen = tuple(Seen(p.kind, performer=p) for p in scene.performers if p.seen)

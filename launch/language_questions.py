@@ -14,10 +14,11 @@ import numpy as np
 
 from crab_jax.tasks.base import AUDIO, IMAGE, VIDEO
 from crab_jax.tokens import MASK_RUN
-from data_pipelines.world import phrases
-from data_pipelines.world.casting import Casting, reserved_pair
+from data_pipelines.world import concerts, phrases
+from data_pipelines.world.casting import Casting, names_in, reserved_pair
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.phrases import capital
+from data_pipelines.world.stage import Performer
 from launch.language_media import Box, Heard, Pools, Seen, Spans, at, calendar
 from launch.part_scenes import NAMES, SECONDS
 
@@ -184,6 +185,28 @@ def about_video(rng: np.random.Generator, seen: Sequence[Seen]) -> Asked:
             )
 
 
+def about_concert(rng: np.random.Generator, heard: Sequence[Heard]) -> Asked:
+    """When each of some instruments is heard, worded as answers about concerts tell it."""
+    some = [heard[k].kind for k in rng.permutation(len(heard))]
+    others = [k for k in names_in("avqa") if k not in some]
+    if rng.random() < 0.3:
+        some[int(rng.integers(len(some)))] = phrases.one(rng, others)
+    spans = {h.kind: h.spans for h in heard}
+    told = []
+    for kind in some:
+        name = KINDS[kind].names["avqa"]
+        sentences = phrases.PLAYS if kind in spans else phrases.PLAYS_NEVER
+        told.append(phrases.say(rng, sentences, name=name, times=phrases.times(spans.get(kind, ()))))
+    names = phrases.listing([f"the {KINDS[kind].names['avqa']}" for kind in some])
+    return Asked(f"When is each of them heard, {names}?", " ".join(told).removesuffix("."))
+
+
+def about_setting(rng: np.random.Generator, setting: str) -> Asked:
+    """Where all of it takes place, worded as answers about concerts tell it."""
+    place = phrases.one(rng, phrases.SETTING[setting])
+    return Asked("Where does this take place?", f"The performance takes place {place}")
+
+
 def _together(one: Spans, other: Spans) -> Spans:
     both = [(max(a, c), min(b, d)) for a, b in one for c, d in other]
     return tuple(sorted((a, b) for a, b in both if a < b))
@@ -289,7 +312,9 @@ def about_track(rng: np.random.Generator, seen: Sequence[Seen], heard: Sequence[
     return Asked(f"Where is {what}?", capital(". ".join(f"the {_n(p.kind)}: {_box(p.box)}" for p in who)))
 
 
-SHARES = {"still": 1, "mark": 1, "sound": 2, "video": 1, "both": 3, "moment": 2, "track": 2}  # sort → how often
+SHARES = {
+    "still": 1, "mark": 1, "sound": 2, "video": 1, "both": 3, "moment": 2, "track": 2, "concert": 4, "setting": 1,
+}  # sort → how often  # fmt: skip
 OTHERS = 0.15  # of pictures are not chosen to go with their sound
 
 
@@ -298,13 +323,13 @@ def questions(rng: np.random.Generator, pools: Pools) -> Iterator[Lesson]:
     casting, nothing = Casting(rng, False), pools.stills.tokens[0, :0]
     shares = np.array([*SHARES.values()]) / sum(SHARES.values())
 
-    def lesson(sort: str, asked: Asked, seen=(nothing, ()), heard=(nothing, ())) -> Lesson:
-        """Of media, each with who is in it."""
+    def lesson(sort: str, asked: Asked, seen=(nothing, ()), heard=(nothing, ()), step: int = 1) -> Lesson:
+        """Of media, each with who is in it; their items are `step` seconds apart."""
         (pictures, looks), (windows, sounds) = seen, heard
         media = (IMAGE if len(pictures) == 1 else VIDEO) * bool(len(pictures)) + AUDIO * bool(len(windows))
         target = asked.answer + ("" if asked.marked is not None else ".")
         spans = ({x.kind: x.spans or ((0, SECONDS),) for x in some} for some in (looks, sounds))
-        there = (calendar(some, len(items)) for some, items in zip(spans, (pictures, windows)))
+        there = (calendar(some, len(items), step) for some, items in zip(spans, (pictures, windows)))
         placed, loudness = tuple(x.kind for x in looks), {x.kind: x.loudness for x in sounds}
         return Lesson(sort, media + asked.question, target, pictures, windows, asked.marked, *there, placed, loudness)
 
@@ -314,6 +339,14 @@ def questions(rng: np.random.Generator, pools: Pools) -> Iterator[Lesson]:
         chosen = sorted(rng.permutation(len(who))[: int(rng.integers(1, 4))])
         heard = tuple(dataclasses.replace(who[c], spans=casting.spans(SECONDS)) for c in chosen)
         return pools.sounds.composed(rng, k, {h.kind: h.spans for h in heard}, SECONDS), heard
+
+    def concert() -> tuple[np.ndarray, tuple[Heard, ...]]:
+        k = pools.music.draw(rng)
+        who = [Performer(h.kind, 0.5, seen=()) for h in pools.music.who[k]]
+        some = [who[c] for c in sorted(rng.permutation(len(who))[: int(rng.integers(1, len(who) + 1))])]
+        spans = {p.kind: p.heard for p in concerts.playing_in_turns(casting, some)}
+        heard = tuple(dataclasses.replace(h, spans=spans[h.kind]) for h in pools.music.who[k] if h.kind in spans)
+        return pools.music.composed(rng, k, spans, concerts.STEPS, concerts.STEP_S), heard
 
     def video(k: int) -> tuple[np.ndarray, tuple[Seen, ...]]:
         always = ((0, SECONDS),)
@@ -347,6 +380,15 @@ def questions(rng: np.random.Generator, pools: Pools) -> Iterator[Lesson]:
         if sort == "video":
             tokens, seen = video(pools.videos.draw(rng))
             yield lesson(sort, about_video(rng, seen), (tokens, seen))
+            continue
+        if sort == "setting":
+            k = pools.stills.draw(rng)
+            asked = about_setting(rng, pools.stills.scenes[k].setting)
+            yield lesson(sort, asked, (pools.stills.tokens[k], pools.stills.who[k]))
+            continue
+        if sort == "concert":
+            windows, heard = concert()
+            yield lesson(sort, about_concert(rng, heard), heard=(windows, heard), step=concerts.STEP_S)
             continue
         windows, heard = sound()
         if sort == "sound":

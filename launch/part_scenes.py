@@ -18,12 +18,15 @@ from PIL import Image
 
 from data_pipelines.fbank import normalised_fbank
 from data_pipelines.world.casting import Casting, names_in, timed
+from data_pipelines.world.concerts import LOUDEST, SOFTER
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.orders import RATE_HZ, Order, Studio
 from data_pipelines.world.pretraining import draw_scene
+from data_pipelines.world.stage import Performer
 
 SHOTS = 2  # pictures of one scene
 SECONDS = 10  # of one sound
+STEPS, STEP_S = 5, 3  # of one concert: nobody begins or ends within a step
 PLACES, BINS = 5, 28  # performers of a picture at most; steps of a coordinate
 NAMES = list(KINDS)
 
@@ -88,13 +91,13 @@ def render_windows(job: Job) -> list[tuple[np.ndarray, np.ndarray]]:
     order = job.order("ear", (32, 32))
     rng = order.rng()
     casting = Casting.of(rng, job.split)
-    cast = casting.stand(names_in("avss"), 0, int(rng.choice((1, 2, 3, 4), p=(0.3, 0.4, 0.2, 0.1))))
-    cast = [timed(p, heard=casting.spans(SECONDS), loudness=casting.loudness()) for p in cast]
-    scene = casting.scene(cast, duration_s=SECONDS, fps=1, size=order.size)
+    # Two seconds of music, as questions about concerts hear them, in every second sound; single seconds otherwise.
+    length, cast = (2, _concert(casting)) if job.index % 2 else (1, _sounds(casting))
+    seconds = STEPS * STEP_S if length == 2 else SECONDS
+    scene = casting.scene(cast, duration_s=seconds, fps=1, size=order.size)
     wave = studio().stage(scene).sound(rate_hz=RATE_HZ).mean(1)
-    # Two seconds from anywhere, as music questions hear them, in every second sound; single seconds otherwise.
-    length = 2 if job.index % 2 else 1
-    starts = rng.uniform(0, SECONDS - 2, SECONDS // 2) if length == 2 else np.arange(SECONDS)
+    # Nobody begins or ends within a window of a concert.
+    starts = STEP_S * np.arange(STEPS) + rng.uniform(0, STEP_S - 2, STEPS) if length == 2 else np.arange(SECONDS)
     out = []
     for start in starts:
         loud = np.zeros(len(NAMES), np.float32)
@@ -105,6 +108,21 @@ def render_windows(job: Job) -> list[tuple[np.ndarray, np.ndarray]]:
         part = wave[round(start * RATE_HZ) : round((start + length) * RATE_HZ)]
         out.append((normalised_fbank(part.astype(np.float32)).astype(np.float16), loud))
     return out
+
+
+def _sounds(casting: Casting) -> list[Performer]:
+    """One to four of all kinds, each as loud as it happens to be."""
+    cast = casting.stand(names_in("avss"), 0, int(casting.rng.choice((1, 2, 3, 4), p=(0.3, 0.4, 0.2, 0.1))))
+    return [timed(p, heard=casting.spans(SECONDS), loudness=casting.loudness()) for p in cast]
+
+
+def _concert(casting: Casting) -> list[Performer]:
+    """One to six instruments, of which the softest is drowned by the loudest, as in a concert."""
+    count = int(casting.rng.choice((1, 2, 3, 4, 5, 6), p=(0.1, 0.2, 0.25, 0.25, 0.15, 0.05)))
+    levels = casting.rng.permutation(LOUDEST / SOFTER ** np.arange(count)).tolist()
+    cast = casting.stand(names_in("avqa"), 0, count)
+    spans = [[(STEP_S * a, STEP_S * b) for a, b in casting.spans(STEPS, shortest=1)] for _ in cast]
+    return [timed(p, heard=heard, loudness=round(level, 4)) for p, heard, level in zip(cast, spans, levels)]
 
 
 def rendered(render: Callable[[Job], list], jobs: list[Job], processes: int) -> list:

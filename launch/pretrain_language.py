@@ -54,7 +54,7 @@ from launch.language_media import (
     render_still,
     render_video,
 )
-from launch.language_rows import LAYOUT, STORIES, Rows, lessons
+from launch.language_rows import FACTS, LAYOUT, STORIES, Rows, lessons
 from launch.part_optimizer import optimizer_of
 from launch.part_scenes import Job, rendered
 from launch.pretrain_parts import write
@@ -183,7 +183,7 @@ def train(config: CrabConfig, args: argparse.Namespace) -> None:
             f"clock {t.clock / items:.3f} moments right {t.knows / items:.3f} "
             f"numbers {t.missed / max(t.places, 1):.3f} steps off {t.misses / max(t.places, 1):.2f} "
             f"cast {t.sure / t.count:.3f} in their place {t.found / max(t.stand, 1):.3f} "
-            f"stories {t.known / items / STORIES:.3f}"
+            f"facts {t.aware / items / FACTS:.3f} stories {t.known / items / STORIES:.3f}"
         )
 
     started, recent = time.monotonic(), 0.0

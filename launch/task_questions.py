@@ -30,7 +30,6 @@ from launch.part_scenes import NAMES, SECONDS
 LEAST_AREA = 0.004  # of the picture, that a sounding performer must show
 AGAIN = 0.75  # of the concerts are played again: others of those on the stage play, at other times
 ELSEWHERE = 0.5  # of these are played by those of a single picture
-STEP = concerts.SECONDS // concerts.STEPS
 CLEARLY = 1.4  # so many times as loud as the next one is what "the loudest" needs
 # Whether somebody is on a list; template → how often.
 AMONG = {"sound_exists": 1, "is_seen": 1, "are_both_seen": 1}
@@ -223,7 +222,7 @@ class Tasks:
                 return None
             scene, windows = played
         for q in ask(self._rng, scene, 1):
-            lesson = self._lesson(task, _row(q), pictures, windows, scene.performers, STEP)
+            lesson = self._lesson(task, _row(q), pictures, windows, scene.performers, concerts.STEP_S)
             return dataclasses.replace(lesson, noticed=q.noticed, concluded=q.concluded)
         return None
 
@@ -251,7 +250,7 @@ class Tasks:
             return None
         loudness = {h.kind: h.loudness for h in music.who[sound]}
         performers = [timed(p, loudness=loudness[p.kind]) if p.heard else p for p in performers]
-        windows = music.composed(self._rng, sound, spans, concerts.STEPS, STEP)
+        windows = music.composed(self._rng, sound, spans, concerts.STEPS, concerts.STEP_S)
         return dataclasses.replace(scene, performers=tuple(performers)), windows
 
     # ----------------------------------------------------------------------------------------------- single pictures

@@ -80,6 +80,7 @@ def test_a_state_that_is_a_code_is_right():
     heads["numbers"][30:41, 4 * 28 + 11 : 4 * 28 + 22] = np.eye(11)
     spells = told(0, early, heads, spelt)
     assert spells.knows == blind.items
+    assert float(spells.aware) == 3 * float(blind.items) > float(blind.aware)
     assert float(spells.clock) < float(blind.clock) - 2 * float(blind.items)
     others = given.numbers[..., [1, 2, 3, 4, 6, 7]]
     assert float(spells.misses) == pytest.approx(float(others[others >= 0].sum())), "what is not read is taken for 0"

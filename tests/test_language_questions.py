@@ -6,7 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from language_pools import CAT, CELLO, DRUM, pool
+from language_pools import CAT, CELLO, DRUM, POOLS, pool, shown
 
 from crab_jax.tokens import MASK_RUN
 from data_pipelines.world import phrases
@@ -102,6 +102,49 @@ def test_who_is_marked(about, facts, who):
     assert {what: found.get(what) for what in who} == {what: {marked} for what, marked in who.items()}
 
 
+def test_when_instruments_of_a_concert_are_heard():
+    heard = (Heard(DRUM, ((15, 60),), 0.1), Heard(CELLO, ((0, 33),), 0.2))
+    answers = {}
+    for question, answer, marked in asked(lq.about_concert, heard):
+        assert marked is None
+        names = re.findall(r"the (\w+)", question.split(", ", 1)[1])
+        told = f"{answer}.".split(". ")
+        assert [next(n for n in names if f"he {n}" in sentence) for sentence in told] == names, (question, answer)
+        for name, sentence in zip(names, told):
+            answers.setdefault(name, set()).add(sentence.removesuffix("."))
+    assert answers["drum"] == {
+        "The drum sounds from 15 to 60 seconds", "The drum is heard from 15 to 60 seconds",
+        "I hear the drum from 15 to 60 seconds",
+    }  # fmt: skip
+    assert all("from 0 to 33 seconds" in sentence for sentence in answers["cello"])
+    others = set.union(*(said for name, said in answers.items() if name not in ("drum", "cello")))
+    assert all("no sound" in sentence or "never" in sentence for sentence in others)
+    assert others
+
+
+def test_concerts_sound_when_they_are_said_to():
+    """Their windows stand for moments six seconds apart; whoever is not asked about may be heard as well."""
+    made, counted = lq.questions(np.random.default_rng(2), POOLS), 0
+    for lesson in itertools.islice(made, 400):
+        if lesson.sort != "concert":
+            continue
+        now = shown(lesson.heard, "music")
+        assert [{NAMES[k] for k in np.flatnonzero(row)} for row in lesson.audible] == now
+        for name, start, end in re.findall(
+            r"the (\w+) (?:sounds |is heard )?from (\d+) to (\d+)", lesson.target.lower()
+        ):
+            (kind,) = (k for k in KINDS if KINDS[k].names.get("avqa") == name)
+            assert [kind in some for some in now] == [int(start) <= 6 * k < int(end) for k in range(10)]
+            counted += 1
+    assert counted > 60
+
+
+def test_the_setting_is_told_as_it_is_in_concerts():
+    for setting, wordings in phrases.SETTING.items():
+        said = {f"The performance takes place {place}" for place in wordings}
+        assert {answer for _, answer, _ in asked(lq.about_setting, setting)} == said
+
+
 def test_choices_of_everybody_occur():
     for count, seconds in ((1, 10), (2, 10), (3, 10), (4, 16)):
         there = lm.turns(np.random.default_rng(count), count, seconds)
@@ -125,7 +168,8 @@ def test_no_question_brings_together_what_is_kept_for_testing():
             pool(boxes, 1),
             pool(boxes, 10, there=[one] * len(boxes)),
             pool(sounds, 10, there=[two] * 2),
-            *(pool([], 1) for _ in range(3)),
+            pool([(Heard(DRUM, (), 0.1), Heard(CELLO, (), 0.2))], 10, there=[two]),
+            *(pool([], 1) for _ in range(2)),
         ),
     )
     for lesson in itertools.islice(made, 400):

@@ -18,9 +18,11 @@ from data_pipelines.world.questions import ask
 from data_pipelines.world.stage import Performer, Scene
 
 SECONDS, STEPS = 60, 10
+STEP_S = SECONDS // STEPS
 PER_CLIP = 6
 SEEN = (0.08, 0.22, 0.34, 0.24, 0.12)  # how often one, two, … are seen
 HIDDEN = (0.60, 0.32, 0.08)  # how often nobody, one, two are heard only
+LOUDEST, SOFTER = 0.24, 1.8  # root mean square of the loudest; each next one is so many times as soft
 CLAUSE = "So the answer is <answer> {answer} </answer>."
 
 
@@ -83,7 +85,7 @@ def playing_in_turns(casting: Casting, cast: Sequence[Performer]) -> list[Perfor
     if doubled and not hidden:
         order_seen = np.roll(order_seen, -int(np.flatnonzero(order_seen == 0)[0]))  # both of the pair, or somebody
     players = set(order_seen[:sounding].tolist()) | set(range(seen, seen + hidden))
-    levels = iter(rng.permutation(0.24 / 1.8 ** np.arange(len(cast))).tolist())
+    levels = iter(rng.permutation(LOUDEST / SOFTER ** np.arange(len(cast))).tolist())
     together = casting.chance(0.2)  # the first two begin at once
     starts = rng.permutation(np.arange(0, 8))[: len(cast)].tolist()
     if together and len(players) >= 2:

@@ -86,6 +86,8 @@ HEARD = (
     "the audio contains {sounds}.",
 )
 HEARD_NOTHING = ("nothing is heard.", "the audio is silent.", "I hear nothing.")
+PLAYS = ("the {name} sounds {times}.", "the {name} is heard {times}.", "I hear the {name} {times}.")
+PLAYS_NEVER = ("the {name} makes no sound.", "I never hear the {name}.")
 
 
 def seen(rng: np.random.Generator, kinds: Sequence[str]) -> str:

@@ -194,7 +194,7 @@ def _always(f: Facts) -> Found:
     p = f.one(q for q in f.seen if (length(q) == f.seconds) == want)
     if p is None:
         return None
-    why = when(f, p) if p.heard else f.notice(("the {x} makes no sound.", "I never hear the {x}."), x=called(p.kind))
+    why = when(f, p) if p.heard else f.notice(phrases.PLAYS_NEVER, name=called(p.kind))
     return f"Is the {called(p.kind)} in the video always playing?", _yes(length(p) == f.seconds), (p.kind,), why
 
 

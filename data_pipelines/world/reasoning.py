@@ -81,9 +81,8 @@ def look(f: Facts) -> str:
 
 def when(f: Facts, *performers: Performer) -> str:
     """One sentence for each of them, with the seconds from and to which it is heard."""
-    templates = ("the {name} sounds {times}.", "the {name} is heard {times}.", "I hear the {name} {times}.")
     return " ".join(
-        f.notice(templates, name=called(p.kind), times=phrases.times(p.heard)) for p in dict.fromkeys(performers)
+        f.notice(phrases.PLAYS, name=called(p.kind), times=phrases.times(p.heard)) for p in dict.fromkeys(performers)
     )
 
 
