@@ -69,10 +69,14 @@ class Rendered:
 
 
 def render_still(job: Job) -> list[Rendered]:
-    """Two pictures, each with who is seen from left to right."""
+    """Two pictures, each with who is seen from left to right; every second scene has instruments alone."""
     order = job.order("language still", (160, 120))
     rng = order.rng()
-    scene = draw_scene(Casting.of(rng, job.split), order, 5, (1, 2, 2, 3, 3, 4))
+    casting = Casting.of(rng, job.split)
+    if job.index % 2:
+        scene = draw_scene(casting, order, 5, (2, 2, 3, 3, 4, 5), "avqa")
+    else:
+        scene = draw_scene(casting, order, 5, (1, 2, 2, 3, 3, 4))
     stage, out = studio().stage(scene), []
     for moment in rng.uniform(0, 5, 2):
         shot = stage.shot(float(moment))

@@ -313,7 +313,7 @@ def about_track(rng: np.random.Generator, seen: Sequence[Seen], heard: Sequence[
 
 
 SHARES = {
-    "still": 1, "mark": 1, "sound": 2, "video": 1, "both": 3, "moment": 2, "track": 2, "concert": 4, "setting": 1,
+    "still": 1, "mark": 1, "sound": 2, "video": 1, "both": 3, "moment": 2, "track": 2, "concert": 8, "setting": 1,
 }  # sort → how often  # fmt: skip
 OTHERS = 0.15  # of pictures are not chosen to go with their sound
 

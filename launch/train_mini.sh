@@ -85,8 +85,8 @@ conclusions() { # from words alone: first looking names up, which is found late 
 
 language() { # then with what eye, ear and projectors say, on two cores
   XLA_FLAGS=--xla_force_host_platform_device_count=2 speech language "$RUNS/words.safetensors" 14000 3 \
-    --parts "$RUNS" --jobs "$JOBS" --stills "$(times 12000 60)" --videos "$(times 3200 60)" \
-    --sounds "$(times 4000 60)" --music "$(times 3200 60)" --concerts "$(times 1400 20)"
+    --parts "$RUNS" --jobs "$JOBS" --stills "$(times 20000 60)" --videos "$(times 3200 60)" \
+    --sounds "$(times 4000 60)" --music "$(times 4800 60)" --concerts "$(times 1400 20)"
 }
 
 alone() { # CORE COMMAND…: two programs that each use every core get in each other's way

@@ -19,10 +19,15 @@ LEAST_AREA = 1000  # pixels; smaller objects are skipped by those who read LVIS 
 FIRST_CAPTION = 20000  # numbers of sounds stay clear of 12347, which every reader skips
 
 
-def draw_scene(casting: Casting, order: Order, seconds: float, counts: tuple[int, ...]) -> Scene:
-    """Silent performers, some of whom move as if they sounded; `counts`: how many, each as likely."""
+def draw_scene(
+    casting: Casting, order: Order, seconds: float, counts: tuple[int, ...], vocabulary: str = "avss"
+) -> Scene:
+    """Silent performers, some of whom move as if they sounded; `counts`: how many, each as likely.
+
+    `vocabulary` says out of which kinds, see `names_in`.
+    """
     rng = casting.rng
-    cast = casting.stand(names_in("avss"), int(rng.choice(counts)))
+    cast = casting.stand(names_in(vocabulary), int(rng.choice(counts)))
     performers = [pretending(casting, p, round(seconds)) if casting.chance(0.6) else p for p in cast]
     return casting.scene(performers, duration_s=seconds, fps=order.fps, size=order.size)
 
