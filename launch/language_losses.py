@@ -17,11 +17,12 @@ from crab_jax.backbones.llama import Llama
 from crab_jax.batch import Batch, TokenIds
 from crab_jax.model import Crab, CrabConfig, mask_states
 from crab_jax.nn.fused_attention import Segments
-from launch.language_rows import FACTS, STEPS_OF, STORIES, WEIGHTS, Given
+from launch.language_rows import CAST, FACTS, STEPS_OF, STORIES, WEIGHTS, Given
 from launch.part_lessons import RARE, code_of, codes, nobody
 from launch.part_scenes import NAMES, PLACES, SECONDS
 
 EARLY = 1  # the layer whose states tell facts and places; the others have the rest of the work to do
+WHOLE = 5.0  # what one bit says of all that is asked about counts as much as so many kinds
 LATER = 2  # the layer whose states tell stories, and at every place of an answer its numbers and the whole cast
 
 
@@ -33,7 +34,7 @@ def blank_heads(width: int) -> dict[str, jax.Array]:
         "stories": jnp.zeros((width, STORIES * len(NAMES))),
         "places": jnp.zeros((width, PLACES * (1 + len(NAMES)))),
         "numbers": jnp.zeros((width, sum(STEPS_OF))),
-        "cast": jnp.zeros((width, 2 * len(NAMES))),
+        "cast": jnp.zeros((width, CAST)),
     }
 
 
@@ -68,8 +69,8 @@ class Told(NamedTuple):
             number, and moments that are right.
         missed, places, misses: cross-entropy of numbers over the places of answers that have some, how many these are,
             and steps between the likeliest numbers and the true ones.
-        unsure, sure: cross-entropy of who is seen and heard at all over all places of answers, and how many of these
-            know it without mistake.
+        unsure, sure: cross-entropy of who is seen and heard at all, and whether it is outdoors, over all places of
+            answers, and how many of these know it without mistake.
         stand, found: performers in pictures, and those that are told in their place.
         known: stories of pictures and windows that are told of every kind without mistake.
         aware: the same of facts.
@@ -104,7 +105,7 @@ def losses(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Given, 
 
     Args:
         heads: `moment` [D SECONDS], `facts` [D FACTS·kinds] and `places` [D PLACES·(1 + kinds)], which read these off
-            the states of `EARLY`, `stories` [D STORIES·kinds], `numbers` [D sum(STEPS_OF)] and `cast` [D 2·kinds] off
+            the states of `EARLY`, `stories` [D STORIES·kinds], `numbers` [D sum(STEPS_OF)] and `cast` [D CAST] off
             those of `LATER`; they are thrown away. To tell the time one has to know the number of a picture among its
             like, and what begins and ends with it, and to tell a place one has to look it up; answers alone teach this
             late.
@@ -190,7 +191,9 @@ def _of_answers(said: Said, heads: dict[str, jax.Array], batch: Batch, given: Gi
         missed += optax.softmax_cross_entropy(scores, near) * told
         misses += jnp.abs(scores.argmax(-1) - truth) * told
         first += count
-    labelled, scores = (batch.labels >= 0) & (given.cast[..., 0] >= 0), said.later @ heads["cast"] - RARE
-    unsure = optax.sigmoid_binary_cross_entropy(scores, given.cast).sum(-1) * labelled
-    sure = ((scores > 0) == (given.cast > 0)).all(-1) & labelled
+    scores, told = said.later @ heads["cast"] - RARE, given.cast >= 0
+    labelled = (batch.labels >= 0) & told.any(-1)
+    counts = jnp.where(jnp.arange(CAST) < 2 * len(NAMES), 1.0, WHOLE) * told
+    unsure = (optax.sigmoid_binary_cross_entropy(scores, given.cast) * counts).sum(-1) * labelled
+    sure = (((scores > 0) == (given.cast > 0)) | ~told).all(-1) & labelled
     return dict(missed=missed, misses=misses, places=given.numbers.max(-1) >= 0, unsure=unsure, sure=sure)

@@ -41,6 +41,7 @@ class Lesson:
         noticed: parts of the answer that tell what can only be seen or heard.
         given: such parts where there is nothing to see or hear; they are not to be learned.
         concluded: parts of the answer that follow from others.
+        outdoors: whether it takes place there; None: it is not told.
     """
 
     sort: str
@@ -56,6 +57,7 @@ class Lesson:
     noticed: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
     concluded: tuple[str, ...] = ()
+    outdoors: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,7 +315,7 @@ def about_track(rng: np.random.Generator, seen: Sequence[Seen], heard: Sequence[
 
 
 SHARES = {
-    "still": 1, "mark": 1, "sound": 2, "video": 1, "both": 3, "moment": 2, "track": 2, "concert": 8, "setting": 1,
+    "still": 1, "mark": 1, "sound": 2, "video": 1, "both": 3, "moment": 2, "track": 2, "concert": 8, "setting": 3,
 }  # sort → how often  # fmt: skip
 OTHERS = 0.15  # of pictures are not chosen to go with their sound
 
@@ -383,8 +385,9 @@ def questions(rng: np.random.Generator, pools: Pools) -> Iterator[Lesson]:
             continue
         if sort == "setting":
             k = pools.stills.draw(rng)
-            asked = about_setting(rng, pools.stills.scenes[k].setting)
-            yield lesson(sort, asked, (pools.stills.tokens[k], pools.stills.who[k]))
+            setting, picture = pools.stills.scenes[k].setting, (pools.stills.tokens[k], pools.stills.who[k])
+            told = lesson(sort, about_setting(rng, setting), picture)
+            yield dataclasses.replace(told, outdoors=setting == "park")
             continue
         if sort == "concert":
             windows, heard = concert()

@@ -29,6 +29,7 @@ from launch.task_questions import conclusions, tasks
 MISFITS = 4
 FACTS = 3  # about every kind at every moment, see `_facts`
 STORIES = 5  # about every kind, of all moments up to one, see `_stories`
+CAST = 2 * len(NAMES) + 1  # about all that a question is about
 # What an answer gives in numbers: a box in the 224 grid, told to 1/28 of it, and an interval of whole seconds; besides,
 # the first interval of every sentence that tells one, as those about concerts do, up to there.
 NUMBERS = (
@@ -82,8 +83,9 @@ class Given(NamedTuple):
         numbers: int32 [B L 8], at every place that predicts something of an answer with just one box, or one interval:
             its steps, see `NUMBERS`; in a sentence that has `TIMES`, up to these: the two seconds; -1: there is none.
         weights: float32 [B L], of what is predicted at every place; 0: nothing is, or it is not to be learned.
-        cast: float32 [B L 2·kinds], 0 or 1: at every place that predicts something of an answer, who is seen at all in
-            what was asked about, and who is heard at all; -1: who has only words cannot know.
+        cast: float32 [B L CAST], 0 or 1: at every place that predicts something of an answer, who is seen at all in
+            what was asked about, who is heard at all, and whether that is outdoors; -1: it is not told, and who has
+            only words cannot know.
     """
 
     seen: np.ndarray
@@ -153,7 +155,7 @@ class Rows:
             places=np.full((len(rows), items, PLACES), -1, np.int32),
             numbers=np.full((*batch.tokens.shape, len(STEPS_OF)), -1, np.int32),
             weights=np.zeros(batch.tokens.shape, np.float32),
-            cast=np.zeros((*batch.tokens.shape, 2 * len(NAMES)), np.float32),
+            cast=np.zeros((*batch.tokens.shape, CAST), np.float32),
         )
         for r, row in enumerate(rows):
             for place, who in enumerate(x.marked for x in row if x.marked is not None):
@@ -175,7 +177,8 @@ class Rows:
             for said, lesson in answers[r]:
                 given.numbers[r, said] = _numbers(self._tokenizer, lesson)
                 given.weights[r, said] = _weights(self._tokenizer, lesson)
-                there = np.concatenate([lesson.in_sight.any(0), lesson.audible.any(0)])
+                place = -1 if lesson.outdoors is None else lesson.outdoors
+                there = np.concatenate([lesson.in_sight.any(0), lesson.audible.any(0), [place]])
                 given.cast[r, said] = there if len(lesson.seen) or len(lesson.heard) else -1
         return given
 

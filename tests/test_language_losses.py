@@ -42,7 +42,7 @@ def test_a_state_that_is_a_code_is_right():
         "stories": np.zeros((160, 5 * kinds), np.float32),
         "places": np.zeros((160, 5 * (1 + kinds)), np.float32),
         "numbers": np.zeros((160, sum(lr.STEPS_OF)), np.float32),
-        "cast": np.zeros((160, 2 * kinds), np.float32),
+        "cast": np.zeros((160, lr.CAST), np.float32),
     }
     blind = told(0, early, heads)
     assert blind.stand == (given.places > 0).sum() > 0
@@ -99,11 +99,19 @@ def test_a_state_that_is_a_code_is_right():
     assert float(spells.known) == 5 * float(blind.items)
 
     # And for everybody that is seen or heard, at every place of an answer.
-    spelt[..., : 2 * kinds] = 20 * given.cast
-    heads["cast"][: 2 * kinds] = np.eye(2 * kinds)
+    spelt[..., : lr.CAST] = 20 * given.cast
+    heads["cast"][: lr.CAST] = np.eye(lr.CAST)
     spells = told(0, early, heads, spelt)
     assert spells.sure == spells.count == blind.count
     assert float(spells.unsure) < float(blind.unsure)
+
+    # Whether it is outdoors is told of some only, and nothing else depends on it.
+    heads["cast"][lr.CAST - 1] = 0
+    setting = given.cast[..., -1]
+    setting[setting >= 0] = 1
+    wrong = told(0, early, heads, spelt)
+    assert wrong.count - wrong.sure == ((batch.labels >= 0) & (setting == 1)).sum() > 0
+    assert float(wrong.unsure) > float(spells.unsure)
 
 
 def test_rows_together_are_what_they_are_one_by_one():
@@ -113,7 +121,7 @@ def test_rows_together_are_what_they_are_one_by_one():
     vocabulary, kinds, width = CONFIG.llama.vocab_size, len(NAMES), 160
     key = jax.random.split(jax.random.key(0), 9)
     states, early, later = (jax.random.normal(k, (*batch.tokens.shape, width)) for k in key[:3])
-    sizes = {"moment": 10, "facts": 3 * kinds, "stories": 5 * kinds, "places": 5 * (1 + kinds), "cast": 2 * kinds}
+    sizes = {"moment": 10, "facts": 3 * kinds, "stories": 5 * kinds, "places": 5 * (1 + kinds), "cast": lr.CAST}
     sizes["numbers"] = sum(lr.STEPS_OF)
     heads = {name: jax.random.normal(k, (width, n)) / 13 for k, (name, n) in zip(key[3:], sizes.items())}
     said = ll.Said(states, states @ jax.random.normal(key[8], (width, vocabulary)), early, later)

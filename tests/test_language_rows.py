@@ -7,6 +7,7 @@ import numpy as np
 from language_pools import CAT, CELLO, DRUM, POOLS, drawn, shown
 
 from crab_jax.tokens import MASK_RUN, Tokenizer
+from data_pipelines.world import phrases
 from launch import language_rows as lr
 from launch import task_questions as tq
 from launch.language_questions import Lesson
@@ -182,3 +183,21 @@ def test_what_an_answer_turns_on_counts_most():
     assert set(lr._weights(tokenizer, says(MASK_RUN))) == {1.0}, "a text that begins with a tag has no mark in front"
     for batch, given in itertools.islice(drawn(7, rows=2, tasks=0.9), 4):
         np.testing.assert_array_equal(given.weights > 0, batch.labels >= 0)
+
+
+def test_the_setting_is_told_of_concerts_and_where_it_is_asked_for():
+    """Of whatever else, and of words alone, it is not."""
+    found = set()
+    rows = drawn(4, rows=4, tasks=0.7, words=0.2)
+    for _, given, packed in itertools.islice(rows.packed(), 60):
+        for r, row in enumerate(packed):
+            for said, lesson in lr.answers_of(row):
+                told = set(given.cast[r, said, -1])
+                if lesson.sort not in ("avqa", "setting"):
+                    assert told == {-1}, lesson.sort
+                    continue
+                assert told == {float(lesson.outdoors)}
+                if place := re.search(r"The performance takes place (.*?)\.", lesson.target):
+                    assert (place[1] in phrases.SETTING["park"]) == lesson.outdoors
+                    found.add((lesson.sort, lesson.outdoors))
+    assert found >= {("avqa", True), ("avqa", False)}
