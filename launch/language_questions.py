@@ -1,7 +1,7 @@
 """What a language model is asked that has to learn to look somebody up and to tell the time.
 
 None of these questions is one of the nine tasks (`launch.task_questions`). They say more about less: who is where, who
-is seen when, who is heard when and how loudly, and who of all makes the sound.
+is seen when, who is heard when and how loudly, who of all makes the sound, and where all of it takes place.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def about_video(rng: np.random.Generator, seen: Sequence[Seen]) -> Asked:
 
 
 def about_concert(rng: np.random.Generator, heard: Sequence[Heard]) -> Asked:
-    """When each of some instruments is heard, worded as answers about concerts tell it."""
+    """When each of some instruments is heard, worded as answers about concerts tell it; now and then one never is."""
     some = [heard[k].kind for k in rng.permutation(len(heard))]
     others = [k for k in names_in("avqa") if k not in some]
     if rng.random() < 0.3:

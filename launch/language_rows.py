@@ -43,7 +43,7 @@ WEIGHTS = (
     (re.compile(r"\b\d+\b"), 2.0),
     (re.compile(rf"\b({'|'.join(map(re.escape, sorted(CALLED, key=len, reverse=True)))})(?!\w)"), 2.0),
     (re.compile(r"(?<=from )\d+ to \d+(?= seconds)"), 5.0),
-    (re.compile(r"(?<=performance takes place ).*?(?=\.)"), 8.0),  # asked so seldom that it is not noticed otherwise
+    (re.compile(r"(?<=performance takes place ).*?(?=\.)"), 8.0),  # few words of few answers
     (re.compile(r"(?<=<answer> ).*?(?= </answer>)"), 8.0),
 )
 NOTICED = 3.0  # what only the media tell counts so much, with where a list ends
@@ -84,8 +84,8 @@ class Given(NamedTuple):
             its steps, see `NUMBERS`; in a sentence that has `TIMES`, up to these: the two seconds; -1: there is none.
         weights: float32 [B L], of what is predicted at every place; 0: nothing is, or it is not to be learned.
         cast: float32 [B L CAST], 0 or 1: at every place that predicts something of an answer, who is seen at all in
-            what was asked about, who is heard at all, and whether that is outdoors; -1: it is not told, and who has
-            only words cannot know.
+            what was asked about, who is heard at all, and whether that is outdoors (of concerts, and where the
+            setting is asked for); -1: it is not told, and who has only words cannot know.
     """
 
     seen: np.ndarray

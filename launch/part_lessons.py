@@ -278,7 +278,7 @@ def moved(key: jax.Array, pictures: jax.Array, cells: jax.Array, most: int) -> t
 
 
 def varied(key: jax.Array, windows: jax.Array, loud: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Windows that nobody rendered: moved in time, softer or louder, and most of them mixed with their neighbour.
+    """Windows that nobody rendered: moved in time, softer or louder, and half of them mixed with their neighbour.
 
     One may be twenty times as loud as the other, as in a concert: what is missed there are the soft ones. Sounds add up
     in energy, so two windows can be mixed after the logarithm; phases are taken to be independent.

@@ -26,7 +26,7 @@ from data_pipelines.world.stage import Performer
 
 SHOTS = 2  # pictures of one scene
 SECONDS = 10  # of one sound
-STEPS, STEP_S = 5, 3  # of one concert: nobody begins or ends within a step
+TURNS, TURN_S = 5, 3  # of one concert: nobody begins or ends within a turn
 PLACES, BINS = 5, 28  # performers of a picture at most; steps of a coordinate
 NAMES = list(KINDS)
 
@@ -93,11 +93,10 @@ def render_windows(job: Job) -> list[tuple[np.ndarray, np.ndarray]]:
     casting = Casting.of(rng, job.split)
     # Two seconds of music, as questions about concerts hear them, in every second sound; single seconds otherwise.
     length, cast = (2, _concert(casting)) if job.index % 2 else (1, _sounds(casting))
-    seconds = STEPS * STEP_S if length == 2 else SECONDS
+    seconds = TURNS * TURN_S if length == 2 else SECONDS
     scene = casting.scene(cast, duration_s=seconds, fps=1, size=order.size)
     wave = studio().stage(scene).sound(rate_hz=RATE_HZ).mean(1)
-    # Nobody begins or ends within a window of a concert.
-    starts = STEP_S * np.arange(STEPS) + rng.uniform(0, STEP_S - 2, STEPS) if length == 2 else np.arange(SECONDS)
+    starts = within_turns(rng) if length == 2 else np.arange(SECONDS)
     out = []
     for start in starts:
         loud = np.zeros(len(NAMES), np.float32)
@@ -110,6 +109,11 @@ def render_windows(job: Job) -> list[tuple[np.ndarray, np.ndarray]]:
     return out
 
 
+def within_turns(rng: np.random.Generator) -> np.ndarray:
+    """Where windows of two seconds start, one in every turn of a concert: seconds, float64 [TURNS]."""
+    return TURN_S * np.arange(TURNS) + rng.uniform(0, TURN_S - 2, TURNS)
+
+
 def _sounds(casting: Casting) -> list[Performer]:
     """One to four of all kinds, each as loud as it happens to be."""
     cast = casting.stand(names_in("avss"), 0, int(casting.rng.choice((1, 2, 3, 4), p=(0.3, 0.4, 0.2, 0.1))))
@@ -117,11 +121,11 @@ def _sounds(casting: Casting) -> list[Performer]:
 
 
 def _concert(casting: Casting) -> list[Performer]:
-    """One to six instruments, of which the softest is drowned by the loudest, as in a concert."""
+    """One to six instruments, each `SOFTER` times as soft as the next, as in a concert; more of them at once."""
     count = int(casting.rng.choice((1, 2, 3, 4, 5, 6), p=(0.1, 0.2, 0.25, 0.25, 0.15, 0.05)))
     levels = casting.rng.permutation(LOUDEST / SOFTER ** np.arange(count)).tolist()
     cast = casting.stand(names_in("avqa"), 0, count)
-    spans = [[(STEP_S * a, STEP_S * b) for a, b in casting.spans(STEPS, shortest=1)] for _ in cast]
+    spans = [[(TURN_S * a, TURN_S * b) for a, b in casting.spans(TURNS, shortest=1)] for _ in cast]
     return [timed(p, heard=heard, loudness=round(level, 4)) for p, heard, level in zip(cast, spans, levels)]
 
 

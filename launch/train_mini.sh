@@ -5,7 +5,7 @@
 #   bash launch/train_mini.sh [--runs DIR] [--scale N] [--seed S] [--jobs J] [--from FILE] [--round N] [--ship DIR]
 #
 #   --runs   everything is written below it (default runs/mini); run it again to go on after any interrupt
-#            (some GiB, and up to 10 GiB of memory)
+#            (some GiB, and up to 12 GiB of memory)
 #   --scale  so many times as many optimizer steps, scenes and clips (default 1; 0.02 tries everything in some minutes)
 #   --seed   of the world (default 11)
 #   --jobs   processes that render and build (default 2)

@@ -51,7 +51,10 @@ def pools():
     played = [concert(Casting(order.rng(), False), order) for order in orders]
     spread = lambda kinds: tuple(seen(kind, (k + 0.5) / len(kinds)) for k, kind in enumerate(kinds))  # noqa: E731
     return Pools(
-        stills=pool([spread(kinds) for kinds in stills], 1, 1),
+        stills=pool(
+            [spread(kinds) for kinds in stills], 1, 1,
+            scenes=[Scene((), setting=("hall", "park")[k % 2]) for k in range(len(stills))],
+        ),
         videos=pool(
             [spread(kinds) for kinds, _ in videos], 10, 1000, there=[there for _, there in videos],
             scenes=[Scene(tuple(s.performer for s in spread(kinds))) for kinds, _ in videos],

@@ -106,12 +106,16 @@ def test_a_state_that_is_a_code_is_right():
     assert float(spells.unsure) < float(blind.unsure)
 
     # Whether it is outdoors is told of some only, and nothing else depends on it.
-    heads["cast"][lr.CAST - 1] = 0
     setting = given.cast[..., -1]
     setting[setting >= 0] = 1
-    wrong = told(0, early, heads, spelt)
-    assert wrong.count - wrong.sure == ((batch.labels >= 0) & (setting == 1)).sum() > 0
-    assert float(wrong.unsure) > float(spells.unsure)
+    spelt[..., lr.CAST - 1] = 20
+    right = told(0, early, heads, spelt)
+    heads["cast"][lr.CAST - 1] = 0
+    wrong, count = told(0, early, heads, spelt), ((batch.labels >= 0) & (setting == 1)).sum()
+    assert wrong.count - wrong.sure == count > 0
+    # Without a word of it the odds are e⁻³; it counts as much as five kinds.
+    rise = 5 * (np.log1p(np.exp(3)) - np.log1p(np.exp(-17))) * count
+    assert float(wrong.unsure) - float(right.unsure) == pytest.approx(rise, rel=1e-4)
 
 
 def test_rows_together_are_what_they_are_one_by_one():

@@ -10,14 +10,14 @@ from language_pools import CAT, CELLO, DRUM, POOLS, pool, shown
 
 from crab_jax.tokens import MASK_RUN
 from data_pipelines.world import phrases
-from data_pipelines.world.casting import reserved_pair
+from data_pipelines.world.casting import names_in, reserved_pair
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.stage import Performer
 from launch import language_media as lm
 from launch import language_questions as lq
 from launch.language_media import Heard, Pools, Seen
 from launch.part_lessons import codes
-from launch.part_scenes import NAMES
+from launch.part_scenes import NAMES, Job
 
 PICTURE = (Seen(CAT, (0, 10, 50, 90)), Seen(DRUM, (100, 20, 180, 200)))
 VIDEO = (Seen(CAT, spans=((0, 4),)), Seen(DRUM, spans=((2, 10),)))
@@ -143,6 +143,15 @@ def test_the_setting_is_told_as_it_is_in_concerts():
     for setting, wordings in phrases.SETTING.items():
         said = {f"The performance takes place {place}" for place in wordings}
         assert {answer for _, answer, _ in asked(lq.about_setting, setting)} == said
+
+
+def test_every_second_picture_has_instruments_alone():
+    kinds = {odd: set() for odd in (False, True)}
+    for index in range(12):
+        for picture in lm.render_still(Job("train", index, 3, 32, 0)):
+            kinds[bool(index % 2)] |= {seen.kind for seen in picture.who}
+    assert kinds[True] <= set(names_in("avqa"))
+    assert not kinds[False] <= set(names_in("avqa"))
 
 
 def test_choices_of_everybody_occur():

@@ -17,6 +17,7 @@ from data_pipelines.world.casting import Casting, names_in, reserved_pair
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.pretraining import draw_scene
 from launch import part_lessons as pl
+from launch import part_scenes as ps
 from launch import pretrain_parts as pe
 from launch.part_optimizer import kernels, optimizer_of
 
@@ -77,6 +78,13 @@ def test_windows_come_with_how_loud_everybody_is():
     assert set(frames) == {98, 198}, "one second, or two"
     assert level[False]
     assert np.median(level[True]) > max(level[False])
+
+
+def test_nobody_begins_or_ends_within_a_window_of_a_concert():
+    for seed in range(20):
+        starts = ps.within_turns(np.random.default_rng(seed))
+        assert (np.floor(starts / ps.TURN_S) == np.arange(ps.TURNS)).all()
+        assert (starts + 2 <= ps.TURN_S * np.arange(1, ps.TURNS + 1)).all()
 
 
 def test_batches_take_turns_and_show_everything():
