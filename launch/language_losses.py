@@ -22,8 +22,8 @@ from launch.part_lessons import RARE, code_of, codes, nobody
 from launch.part_scenes import NAMES, PLACES, SECONDS
 
 EARLY = 1  # the layer whose states tell facts and places; the others have the rest of the work to do
-WHOLE = 5.0  # what one bit says of all that is asked about counts as much as so many kinds
 LATER = 2  # the layer whose states tell stories, and at every place of an answer its numbers and the whole cast
+WHOLE = 5.0  # what one bit says of all that is asked about counts as much as so many kinds
 
 
 def blank_heads(width: int) -> dict[str, jax.Array]:

@@ -18,6 +18,7 @@ from data_pipelines.world import concerts, phrases
 from data_pipelines.world.casting import Casting, names_in, reserved_pair
 from data_pipelines.world.kinds import KINDS
 from data_pipelines.world.phrases import capital
+from data_pipelines.world.reasoning import called
 from data_pipelines.world.stage import Performer
 from launch.language_media import Box, Heard, Pools, Seen, Spans, at, calendar
 from launch.part_scenes import NAMES, SECONDS
@@ -196,17 +197,15 @@ def about_concert(rng: np.random.Generator, heard: Sequence[Heard]) -> Asked:
     spans = {h.kind: h.spans for h in heard}
     told = []
     for kind in some:
-        name = KINDS[kind].names["avqa"]
         sentences = phrases.PLAYS if kind in spans else phrases.PLAYS_NEVER
-        told.append(phrases.say(rng, sentences, name=name, times=phrases.times(spans.get(kind, ()))))
-    names = phrases.listing([f"the {KINDS[kind].names['avqa']}" for kind in some])
+        told.append(phrases.say(rng, sentences, name=called(kind), times=phrases.times(spans.get(kind, ()))))
+    names = phrases.listing([f"the {called(kind)}" for kind in some])
     return Asked(f"When is each of them heard, {names}?", " ".join(told).removesuffix("."))
 
 
 def about_setting(rng: np.random.Generator, setting: str) -> Asked:
     """Where all of it takes place, worded as answers about concerts tell it."""
-    place = phrases.one(rng, phrases.SETTING[setting])
-    return Asked("Where does this take place?", f"The performance takes place {place}")
+    return Asked("Where does this take place?", phrases.say(rng, phrases.TAKES_PLACE[setting]).removesuffix("."))
 
 
 def _together(one: Spans, other: Spans) -> Spans:
@@ -385,9 +384,9 @@ def questions(rng: np.random.Generator, pools: Pools) -> Iterator[Lesson]:
             continue
         if sort == "setting":
             k = pools.stills.draw(rng)
-            setting, picture = pools.stills.scenes[k].setting, (pools.stills.tokens[k], pools.stills.who[k])
-            told = lesson(sort, about_setting(rng, setting), picture)
-            yield dataclasses.replace(told, outdoors=setting == "park")
+            scene, picture = pools.stills.scenes[k], (pools.stills.tokens[k], pools.stills.who[k])
+            told = lesson(sort, about_setting(rng, scene.setting), picture)
+            yield dataclasses.replace(told, outdoors=scene.outdoors)
             continue
         if sort == "concert":
             windows, heard = concert()

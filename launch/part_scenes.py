@@ -82,7 +82,7 @@ def render_pictures(job: Job) -> list[tuple[np.ndarray, ...]]:
         placed[: len(boxes)] = np.reshape(sorted(boxes, key=lambda b: b[1] + b[3]), (-1, 5))
         picture = shown(shot.frame, rng, job.image_size)
         cells = Image.fromarray(classes).resize((job.grid, job.grid), Image.Resampling.NEAREST)
-        out.append((picture, np.asarray(cells), placed, np.asarray(scene.setting == "park")))
+        out.append((picture, np.asarray(cells), placed, np.asarray(scene.outdoors)))
     return out
 
 

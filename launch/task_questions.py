@@ -223,8 +223,7 @@ class Tasks:
             scene, windows = played
         for q in ask(self._rng, scene, 1):
             lesson = self._lesson(task, _row(q), pictures, windows, scene.performers, concerts.STEP_S)
-            outdoors = scene.setting == "park"
-            return dataclasses.replace(lesson, noticed=q.noticed, concluded=q.concluded, outdoors=outdoors)
+            return dataclasses.replace(lesson, noticed=q.noticed, concluded=q.concluded, outdoors=scene.outdoors)
         return None
 
     def _band(self) -> tuple[Scene, np.ndarray]:

@@ -67,6 +67,9 @@ SETTING = {
     "hall": ("on a stage", "in a hall", "on a lit stage", "indoors", "in a concert hall"),
     "park": ("in a park", "on a meadow", "outdoors", "on the grass", "in the open air"),
 }
+TAKES_PLACE = {
+    setting: [f"the performance takes place {where}." for where in some] for setting, some in SETTING.items()
+}
 
 SEEN = (
     "I can see {things}.",

@@ -166,7 +166,7 @@ def _how_many_of(f: Facts) -> Found:
 
 def _where_is_it(f: Facts) -> Found:
     indoor = f.setting == "hall"
-    why = f.notice([f"the performance takes place {w}." for w in phrases.SETTING[f.setting]])
+    why = f.notice(phrases.TAKES_PLACE[f.setting])
     return "Where is the performance?", "indoor" if indoor else "outdoor", (), why
 
 

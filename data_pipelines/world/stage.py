@@ -144,6 +144,11 @@ class Scene:
         ]
         return sorted(found, key=lambda e: (e.start_s, e.who, e.sense))
 
+    @property
+    def outdoors(self) -> bool:
+        """Whether it takes place in the open air."""
+        return self.setting == "park"
+
 
 @dataclasses.dataclass(frozen=True)
 class Shot:
